@@ -1,0 +1,41 @@
+"""Plug in, measure, see and search everything that regularizes a Keras model."""
+
+from keras_regtools import (
+    applications,
+    callbacks,
+    layers,
+    measures,
+    plots,
+    records,
+    regularizers,
+    report,
+)
+from keras_regtools.surface import LossSurface
+from keras_regtools.surgery import instrument, recalibrate, regularize, strip
+from keras_regtools.version import __version__
+
+__all__ = [
+    "LossSurface",
+    "__version__",
+    "applications",
+    "callbacks",
+    "instrument",
+    "layers",
+    "measures",
+    "plots",
+    "recalibrate",
+    "records",
+    "regularize",
+    "regularizers",
+    "report",
+    "strip",
+    "tuner",
+]
+
+
+def __getattr__(name):
+    if name == "tuner":  # keras_tuner is heavy: it comes when it is asked for
+        import importlib
+
+        return importlib.import_module("keras_regtools.tuner")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

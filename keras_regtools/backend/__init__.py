@@ -1,0 +1,36 @@
+"""The only room that names tensorflow, jax or torch: derivatives and compilation, one file each.
+
+Every backend offers the same five functions of a scalar function `fn(params, *args)`, where
+`params` is a list of tensors and `args` are passed through without being differentiated:
+
+- `value(fn)` compiled, `value_and_grad(fn)` -> `(value, gradients)`, `hvp(fn)` taking
+  `(params, vectors, *args)` -> the Hessian times `vectors`, and `jit(fn)`;
+- `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace.
+"""
+
+import keras
+
+_name = keras.backend.backend()
+if _name == "tensorflow":
+    from keras_regtools.backend._tensorflow import frozen_draws, hvp, jit, value, value_and_grad
+elif _name == "jax":
+    from keras_regtools.backend._jax import frozen_draws, hvp, jit, value, value_and_grad
+elif _name == "torch":
+    from keras_regtools.backend._torch import frozen_draws, hvp, jit, value, value_and_grad
+else:
+    raise ImportError(
+        "keras_regtools needs derivatives. Expected the Keras backend to be one of 'tensorflow', "
+        f"'jax', 'torch'. Received: {_name!r}"
+    )
+
+# TensorFlow's moments hide the mean inside the variance from second derivatives.
+MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
+
+__all__ = [
+    "MOMENTS_HAVE_SECOND_DERIVATIVES",
+    "frozen_draws",
+    "hvp",
+    "jit",
+    "value",
+    "value_and_grad",
+]

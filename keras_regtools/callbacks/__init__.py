@@ -1,0 +1,15 @@
+"""Callbacks: is it time? Then measure, into the logs and into the records."""
+
+from keras_regtools.callbacks.linear_scaling import LinearScalingLR
+from keras_regtools.callbacks.measure import Measure, Sharpness
+from keras_regtools.callbacks.monitors import ActivationMonitor, PenaltyMonitor
+from keras_regtools.callbacks.report import Report
+
+__all__ = [
+    "ActivationMonitor",
+    "LinearScalingLR",
+    "Measure",
+    "PenaltyMonitor",
+    "Report",
+    "Sharpness",
+]

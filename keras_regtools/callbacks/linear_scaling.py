@@ -1,0 +1,226 @@
+"""Scale the learning rate with the batch size, with gradual warm-up."""
+
+import math
+import weakref
+
+from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
+from keras_regtools.training import (
+    RateScaling,
+    ScaledSchedule,
+    ScheduleCorrection,
+    add_hook,
+    base_optimizers,
+    correct_momentum,
+    remove_hook,
+    schedule_of,
+)
+from keras_regtools.validation import keras_model, non_negative, one_of, positive, positive_integer
+
+RULES = {"linear": lambda k: k, "sqrt": math.sqrt}
+
+# What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
+_scaled = weakref.WeakKeyDictionary()
+
+
+class LinearScalingLR(RecordingCallback):
+    """Multiply the learning rate as the batch size is multiplied, after a gradual warm-up.
+
+    With k = batch_size / base_batch_size, the rate starts at the base rate η, grows by a constant
+    in every training step and reaches kη (`rule="linear"`) or √k η (`"sqrt"`) after the warm-up:
+    η_t = η + (kη − η) t / T. It is set inside the training step, exactly also with
+    `steps_per_execution` above 1. Afterwards the rate is left to other callbacks. A fit that
+    `keras.callbacks.BackupAndRestore` resumes goes on where it was, and so does a second fit of the
+    same model: an optimizer is never scaled twice.
+
+    An optimizer built with a learning-rate schedule keeps it, and the factor multiplies it; the
+    schedule itself is given back when the fit ends.
+
+    Args:
+        batch_size: The batch size of this fit, a positive integer.
+        base_batch_size: The batch size for which the base rate was found, a positive integer.
+        base_learning_rate: The base rate η; the optimizer's own by default.
+        rule: `"linear"` or `"sqrt"`.
+        warmup_epochs: Length T of the warm-up in epochs, zero or above; 0 starts at the target.
+        warmup_steps: The same in training steps, in place of `warmup_epochs`.
+        momentum_correction: Whether to multiply the velocities of `SGD` and `RMSprop` by
+            η_{t+1} / η_t when the rate changes: in each step of the warm-up, and at the first batch
+            of an epoch when another callback has changed it since.
+        verbose: 1 prints what will happen.
+
+    Raises:
+        ValueError: a batch size or rate that is not positive, a negative warm-up, an unknown rule;
+            when the fit begins, a model that is not compiled, or a number of steps that is not
+            known and is needed.
+
+    Reference:
+        [Goyal et al., 2017](https://arxiv.org/abs/1706.02677), where η = 0.1 at 256 samples.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    >>> scaling = LinearScalingLR(batch_size=8, base_batch_size=2, warmup_epochs=1)
+    >>> x = np.ones((32, 1), "float32")
+    >>> history = model.fit(x, x, batch_size=8, epochs=2, callbacks=[scaling], verbose=0)
+    >>> [round(rate, 4) for rate in history.history["learning_rate"]]
+    [0.0325, 0.04]
+    """
+
+    def __init__(
+        self,
+        batch_size,
+        base_batch_size,
+        base_learning_rate=None,
+        *,
+        rule="linear",
+        warmup_epochs=5,
+        warmup_steps=None,
+        momentum_correction=True,
+        verbose=0,
+    ):
+        super().__init__("linear_scaling_lr")
+        self.batch_size = positive_integer("batch_size", batch_size)
+        self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
+        self.base_learning_rate = (
+            None
+            if base_learning_rate is None
+            else positive("base_learning_rate", base_learning_rate)
+        )
+        self.rule = one_of("rule", rule, tuple(RULES))
+        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
+        self.warmup_steps = (
+            None if warmup_steps is None else int(non_negative("warmup_steps", warmup_steps))
+        )
+        self.momentum_correction = bool(momentum_correction)
+        self.verbose = verbose
+        self._undo = []
+        self._starts = None
+
+    @property
+    def factor(self):
+        """The multiple of the base rate that is reached."""
+        return RULES[self.rule](self.batch_size / self.base_batch_size)
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.records.claims.add("learning_rate")
+
+    def set_model(self, model):
+        super().set_model(model)
+        if getattr(model, "optimizer", None) is None:
+            keras_model(model, built=False, compiled=True)
+        # Read here, before another callback's `on_train_begin` restores a cut-off run.
+        self._starts = [
+            (optimizer, read_iteration(optimizer), self._base_rate(optimizer))
+            for optimizer in base_optimizers(model.optimizer)
+        ]
+
+    def _base_rate(self, optimizer):
+        if schedule_of(optimizer) is not None:
+            return None
+        return self.base_learning_rate or read_rate(optimizer)
+
+    def on_train_begin(self, logs=None):
+        steps = self._steps()
+        for optimizer, start, base in self._starts:
+            self._install(optimizer, start, base, steps)
+        self._last_rate, self._check, self._warmup_end = None, False, steps
+        self.model.make_train_function(force=True)
+
+    def _steps(self):
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        if self.warmup_epochs == 0:
+            return 0
+        steps = (self.params or {}).get("steps")
+        if not steps:
+            raise ValueError(
+                "Expected a known number of steps per epoch for `warmup_epochs`. Received: data of "
+                "unknown length. Pass `warmup_steps=` or `steps_per_epoch=` to `fit`."
+            )
+        return round(self.warmup_epochs * steps)
+
+    def _install(self, optimizer, start, base, steps):
+        """Put the scaling into an optimizer; one that was scaled before goes on from there."""
+        known = _scaled.get(optimizer)
+        wanted = (self.factor, self.base_learning_rate, steps)
+        if known is not None and known["wanted"] == wanted:
+            start, base = known["start"], known["base"]
+        elif known is not None and self.base_learning_rate is None:
+            base = known["base"]
+        _scaled[optimizer] = {"wanted": wanted, "start": start, "base": base}
+
+        schedule = schedule_of(optimizer)
+        if schedule is None:
+            hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
+            self._announce(base, base * self.factor, steps)
+        else:
+            if self.base_learning_rate is not None:
+                raise ValueError(
+                    "Expected no `base_learning_rate` for an optimizer built with a schedule, "
+                    f"which the factor multiplies. Received: {self.base_learning_rate}"
+                )
+            optimizer.learning_rate = ScaledSchedule(schedule, self.factor, steps, start)
+            restore = weakref.finalize(self, _set_rate, optimizer, schedule)
+            self._undo.append(restore)
+            hook = ScheduleCorrection() if self.momentum_correction else None
+            self._announce("its schedule", f"{self.factor:g} times that", steps)
+        if hook is not None:
+            add_hook(optimizer, hook)
+            # Also when the fit ends in an exception: the hook goes when this object does.
+            self._undo.append(weakref.finalize(self, remove_hook, optimizer, hook))
+
+    def _announce(self, base, target, steps):
+        if self.verbose:
+            print(f"LinearScalingLR: from {base} to {target} in {steps} steps")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._check = self._last_rate is not None
+        self._epoch = epoch
+        self._every = max(1, ((self.params or {}).get("steps") or 1) // 10)
+        self._next = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._check:
+            self._check = False
+            self._follow_others()
+
+    def _follow_others(self):
+        """Correct the momentum after another callback has changed the rate between two epochs."""
+        optimizer = self.model.optimizer
+        rate = read_rate(optimizer)
+        if self.momentum_correction and schedule_of(base_optimizers(optimizer)[0]) is None:
+            past = read_iteration(optimizer) > self._starts[0][1] + self._warmup_end
+            if past and rate != self._last_rate and self._last_rate > 0:
+                correct_momentum(optimizer, rate / self._last_rate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch < self._next:
+            return
+        self._next = batch + self._every
+        self.record_rate(self._epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self.timed(epoch):
+            self._last_rate = self.record_rate(epoch)
+            if logs is not None:
+                logs["learning_rate"] = self._last_rate
+
+    def on_train_end(self, logs=None):
+        for undo in self._undo:
+            undo()
+        self._undo = []
+        self.model.train_function = None  # the next fit compiles a step without the hook
+
+    def __deepcopy__(self, memo):
+        undo, starts = self._undo, self._starts
+        self._undo, self._starts = [], None
+        try:
+            return super().__deepcopy__(memo)
+        finally:
+            self._undo, self._starts = undo, starts
+
+
+def _set_rate(optimizer, rate):
+    optimizer.learning_rate = rate

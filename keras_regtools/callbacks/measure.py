@@ -1,0 +1,218 @@
+"""Measure the loss surface during a fit."""
+
+import functools
+import math
+import warnings
+
+from keras_regtools import measures
+from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
+from keras_regtools.data import Batches
+from keras_regtools.surface import MODES, LossSurface
+from keras_regtools.validation import keras_model, one_of, positive, positive_integer
+
+
+class Measure(RecordingCallback):
+    """Measure the loss surface at the end of epochs, into the logs and the records.
+
+    The first measurement is made at the end of the first epoch, so that the logs have the same
+    keys in every epoch; between two measurements the last value is repeated. A result with a
+    `.value` is logged under the name of its measure, its other numbers go into the records as
+    `name/number`. A measurement that fails or is not finite is logged as NaN with one warning: it
+    never ends the training. The model is not touched.
+
+    Args:
+        measures: Dict from the name in the logs to the measure, a callable
+            `(surface) -> result`, float or dict of floats.
+        x, y, sample_weight: The data to measure on, as `fit` takes them.
+        every: Measure in every `every`-th epoch, beginning with the first.
+        samples: Measure on a fixed random subsample of this size; `None` uses all data.
+        mode, batch_size, penalties: Those of the `LossSurface`.
+        seed: Seed of the subsample.
+
+    Raises:
+        TypeError: a measure that cannot be called, or data that cannot be read twice.
+        ValueError: no measures, empty data or data of different lengths, `every` or `batch_size`
+            below 1, an unknown mode; when the fit begins, a model without a loss.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import vectors
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> def gradient_norm(surface):
+    ...     return vectors.norm(surface.value_and_gradient()[1])
+    >>> x = np.ones((8, 1), "float32")
+    >>> measure = Measure({"gradient/norm": gradient_norm}, x, x)
+    >>> history = model.fit(x, x, epochs=2, callbacks=[measure], verbose=0)
+    >>> len(history.history["gradient/norm"])
+    2
+    """
+
+    shared = ("data", "measures")
+    dropped = ("_surface",)
+
+    def __init__(
+        self,
+        measures,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        every=1,
+        samples=None,
+        mode="inference",
+        batch_size=256,
+        penalties=True,
+        seed=0,
+        name="measure",
+    ):
+        super().__init__(name)
+        if not isinstance(measures, dict) or not measures:
+            raise ValueError(
+                "Expected `measures` to be a dict from names to callables, not empty. "
+                f"Received: measures={measures!r}"
+            )
+        for key, measure in measures.items():
+            if not callable(measure):
+                raise TypeError(
+                    "Expected each measure to be a callable of a `LossSurface`. "
+                    f"Received: {key!r}: {measure!r}"
+                )
+        self.measures = dict(measures)
+        self.every = positive_integer("every", every)
+        self.mode = one_of("mode", mode, MODES)
+        self.penalties = bool(penalties)
+        self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(samples, seed)
+        self._surface = None
+        self._begin()
+
+    def _begin(self):
+        self._values = dict.fromkeys(self.measures, math.nan)
+        self._last_epoch = None
+        self._warned = False
+
+    def on_train_begin(self, logs=None):
+        self._begin()
+        model = self.model
+        if self._surface is None or self._surface.model is not model:
+            keras_model(model, built=False, compiled=True)
+            if model.built:
+                self._build(model)
+
+    def _build(self, model):
+        self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._last_epoch is None or epoch - self._last_epoch >= self.every:
+            self._last_epoch = epoch
+            with self.timed(epoch):
+                self._measure(epoch)
+        if logs is not None:
+            logs.update(self._values)
+
+    def _measure(self, epoch):
+        if self._surface is None or self._surface.model is not self.model:
+            self._build(self.model)
+        for name, measure in self.measures.items():
+            try:
+                scalars = _scalars(name, measure(self._surface))
+                problem = f"{scalars}"
+            except Exception as error:  # a measure never ends a training run
+                scalars, problem = {name: math.nan}, repr(error)
+            logged = {k: finite_or_nan(v) for k, v in scalars.items() if "/" not in k[len(name) :]}
+            if not logged:
+                logged = {k: finite_or_nan(v) for k, v in scalars.items()}
+            if any(math.isnan(v) for v in logged.values()):
+                self._warn(name, epoch, problem)
+            self._values.update(logged)
+            self.record(epoch, {k: finite_or_nan(v) for k, v in scalars.items()})
+
+    def _warn(self, name, epoch, problem):
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The measure {name!r} gave no finite number in epoch {epoch + 1}; it is logged as "
+                f"NaN and training goes on. Received: {problem}",
+                stacklevel=2,
+            )
+
+
+def _scalars(name, result):
+    """A result as a flat dict of floats: its value under the name, the rest as name/number."""
+    if hasattr(result, "scalars"):
+        result = result.scalars()
+    if not isinstance(result, dict):
+        return {name: float(result)}
+    return {name if k == "value" else f"{name}/{k}": float(v) for k, v in result.items()}
+
+
+class Sharpness(Measure):
+    """Keskar's sharpness during a fit, as `sharpness/keskar` in the logs and the records.
+
+    By default on a fixed subsample of 1,024 samples, every fifth epoch, with the batch
+    statistics that Keskar et al. measured with.
+
+    Args:
+        x, y, sample_weight: The data to measure on, as `fit` takes them; a part of the training
+            data.
+        every: Measure in every `every`-th epoch, beginning with the first.
+        samples: Size of the subsample; `None` uses all data.
+        epsilon: Relative size of the box, as for `measures.keskar_sharpness`.
+        iterations: L-BFGS-B iterations.
+        mode, batch_size, penalties: Those of the `LossSurface`.
+        seed: Seed of the subsample and of the start in the box.
+
+    Raises:
+        TypeError, ValueError: as `Measure`, and for an `epsilon` or `iterations` that is not
+            positive.
+
+    Reference:
+        [Keskar et al., 2016](https://arxiv.org/abs/1609.04836).
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.ones((8, 1), "float32")
+    >>> history = model.fit(x, x, epochs=2, callbacks=[Sharpness(x, x)], verbose=0)
+    >>> first, second = history.history["sharpness/keskar"]
+    >>> first > 0 and first == second
+    True
+    """
+
+    def __init__(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        every=5,
+        samples=1024,
+        epsilon=1e-3,
+        iterations=10,
+        mode="batch_statistics",
+        batch_size=256,
+        penalties=True,
+        seed=0,
+    ):
+        measure = functools.partial(
+            measures.keskar_sharpness,
+            epsilon=positive("epsilon", epsilon),
+            iterations=positive_integer("iterations", iterations),
+            seed=seed,
+        )
+        super().__init__(
+            {"sharpness/keskar": measure},
+            x,
+            y,
+            sample_weight,
+            every=every,
+            samples=samples,
+            mode=mode,
+            batch_size=batch_size,
+            penalties=penalties,
+            seed=seed,
+            name="sharpness",
+        )

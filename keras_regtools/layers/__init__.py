@@ -1,0 +1,6 @@
+"""Layers that record what flows through them, and ways to look into other layers."""
+
+from keras_regtools.layers.activation_statistics import ActivationStatistics
+from keras_regtools.layers.batch_normalization import InstrumentedBatchNormalization
+
+__all__ = ["ActivationStatistics", "InstrumentedBatchNormalization"]

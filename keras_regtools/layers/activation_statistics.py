@@ -1,0 +1,68 @@
+"""The identity, which records the statistics of what flows through it."""
+
+import keras
+from keras import ops
+
+from keras_regtools.layers.recorder import Recorder, Recording, moments, reduction_axes
+
+
+@keras.saving.register_keras_serializable(package="keras_regtools")
+class ActivationStatistics(Recording, keras.layers.Layer):
+    """The identity, recording per channel what flows through it in training.
+
+    For networks without batch normalization, or before and after any layer. It has no weights.
+    What is recorded is read with `statistics()` and forgotten with `reset_statistics()`.
+
+    Args:
+        axis: The channel axis, an integer.
+        record_every: Minimum, maximum and constant channels are recorded on every
+            `record_every`-th training step, the rest on every step. A positive integer.
+        **kwargs: The arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+        training: Whether to record.
+
+    Raises:
+        ValueError: `record_every` below 1, or an input of rank 1.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = ActivationStatistics()
+    >>> outputs = layer(np.array([[-1.0, 4.0], [3.0, 4.0]]), training=True)
+    >>> statistics = layer.statistics()
+    >>> statistics["minimum"], statistics["maximum"]
+    (array([-1.,  4.], dtype=float32), array([3., 4.], dtype=float32))
+    """
+
+    has_reference = False
+
+    def __init__(self, axis=-1, *, record_every=10, **kwargs):
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.recorder = Recorder(every=record_every, name="recorder")
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        if len(input_shape) < 2:
+            raise ValueError(
+                "Expected an input of rank 2 or more, with samples and channels. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.recorder.build(input_shape[self.axis])
+        self.built = True
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+            axes = reduction_axes(len(x.shape), self.axis)
+            self.recorder.record(x, axes, *moments(x, axes, mask))
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = {"axis": self.axis, "record_every": self.recorder.every}
+        return {**super().get_config(), **config}

@@ -1,0 +1,88 @@
+"""Normalization written so that its second derivative is right on every backend.
+
+`tf.nn.moments`, which Keras uses, stops the gradient at the mean inside the variance. That does no
+harm to first derivatives and makes second ones wrong. Means of plain differences are right.
+"""
+
+import keras
+from keras import ops
+
+from keras_regtools.layers.recorder import reduction_axes
+
+
+def exact_calls(model_layers):
+    """`(layer, call)` for each layer whose own `call` hides a second derivative."""
+    calls = []
+    for layer in model_layers:
+        for kind, function in _EXACT:
+            if isinstance(layer, kind):
+                calls.append((layer, _bound(function, layer, layer.call)))
+                break
+    return calls
+
+
+def _bound(function, layer, original):
+    def call(*args, **kwargs):
+        return function(layer, original, *args, **kwargs)
+
+    return call
+
+
+def _batch_normalization(layer, original, inputs, training=None, mask=None):
+    if not (training and layer.trainable) or mask is not None or getattr(layer, "renorm", False):
+        return original(inputs, training=training, mask=mask)
+    x = _wide(inputs)
+    shape = [1] * len(x.shape)
+    shape[layer.axis] = x.shape[layer.axis]
+    normalized = _normalize(x, reduction_axes(len(x.shape), layer.axis), layer.epsilon)
+    return ops.cast(_scale_and_shift(layer, normalized, shape), layer.compute_dtype)
+
+
+def _layer_normalization(layer, original, inputs):
+    if getattr(layer, "rms_scaling", False):
+        return original(inputs)
+    x = _wide(inputs)
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    axes = sorted(axis % len(x.shape) for axis in axes)
+    shape = [x.shape[i] if i in axes else 1 for i in range(len(x.shape))]
+    normalized = _normalize(x, axes, layer.epsilon)
+    return ops.cast(_scale_and_shift(layer, normalized, shape), layer.compute_dtype)
+
+
+def _group_normalization(layer, original, inputs):
+    x = _wide(inputs)
+    axis = layer.axis % len(x.shape)
+    channels = x.shape[axis]
+    groups = layer.groups
+    sizes = [-1, *x.shape[1:axis], groups, channels // groups, *x.shape[axis + 1 :]]
+    grouped = ops.reshape(x, sizes)
+    axes = [i for i in range(1, len(sizes)) if i != axis]
+    normalized = ops.reshape(_normalize(grouped, axes, layer.epsilon), ops.shape(x))
+    shape = [1] * len(x.shape)
+    shape[axis] = channels
+    return ops.cast(_scale_and_shift(layer, normalized, shape), layer.compute_dtype)
+
+
+_EXACT = (
+    (keras.layers.BatchNormalization, _batch_normalization),
+    (keras.layers.LayerNormalization, _layer_normalization),
+    (keras.layers.GroupNormalization, _group_normalization),
+)
+
+
+def _wide(x):
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _normalize(x, axes, epsilon):
+    centered = x - ops.mean(x, axis=axes, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=axes, keepdims=True)
+    return centered * ops.rsqrt(variance + epsilon)
+
+
+def _scale_and_shift(layer, x, shape):
+    for name, combine in (("gamma", ops.multiply), ("beta", ops.add)):
+        variable = getattr(layer, name, None)
+        if variable is not None:
+            x = combine(x, ops.cast(ops.reshape(variable, shape), x.dtype))
+    return x

@@ -1,0 +1,39 @@
+"""Shadow the `call` of single layers while tracing, and find the layers to shadow."""
+
+import contextlib
+
+import keras
+
+
+@contextlib.contextmanager
+def shadowed(calls):
+    """Within the block, a layer's `call` is another function.
+
+    Args:
+        calls: List of `(layer, function)`; the function gets the arguments of `call`.
+
+    Nothing is patched globally: only these instances change, and only within the block.
+    """
+    done = []
+    try:
+        for layer, function in calls:
+            object.__setattr__(layer, "call", function)
+            done.append(layer)
+        yield
+    finally:
+        for layer in done:
+            object.__delattr__(layer, "call")
+
+
+def all_layers(model):
+    """Every layer inside a model, at any depth, wrapped ones included, each once."""
+    found, queue, seen = [], [model], {id(model)}
+    while queue:
+        for value in vars(queue.pop(0)).values():
+            members = value.values() if isinstance(value, dict) else value
+            for layer in members if isinstance(members, (list, tuple, set)) else [members]:
+                if isinstance(layer, keras.layers.Layer) and id(layer) not in seen:
+                    seen.add(id(layer))
+                    found.append(layer)
+                    queue.append(layer)
+    return found

@@ -1,0 +1,18 @@
+"""Pictures: records in, an Axes out. matplotlib is imported when the first one is drawn."""
+
+from keras_regtools.plots.curves import accuracy, learning_rate, loss, sharpness
+from keras_regtools.plots.layers import activation_ranges, activation_scales, moving_distances
+from keras_regtools.plots.penalties import penalties
+from keras_regtools.plots.search import search
+
+__all__ = [
+    "accuracy",
+    "activation_ranges",
+    "activation_scales",
+    "learning_rate",
+    "loss",
+    "moving_distances",
+    "penalties",
+    "search",
+    "sharpness",
+]

@@ -1,0 +1,95 @@
+"""Quantities over the epochs: loss, accuracy, learning rate, sharpness."""
+
+from keras_regtools.plots.axes import curve, legend, log_if_wide, note, on, over_epochs
+
+
+def loss(records, ax=None):
+    """The training and validation loss over the epochs.
+
+    Args:
+        records: `Records` of a run.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = over_epochs(on(ax))
+    curve(ax, records, "loss", label="training")
+    curve(ax, records, "val_loss", label="validation")
+    log_if_wide(ax, records.series("loss")[1] + records.series("val_loss")[1])
+    ax.set(title="Loss", ylabel="loss (with penalties)")
+    legend(ax)
+    return ax
+
+
+def accuracy(records, ax=None):
+    """The training and validation accuracy over the epochs.
+
+    Args:
+        records: `Records` of a run; any recorded quantity whose name ends in `accuracy` or `acc`.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    names = [name for name in records.names() if name.endswith(("accuracy", "acc"))]
+    if not names:
+        return note(ax, "No accuracy was measured: compile the model with metrics=['accuracy'].")
+    for name in names:
+        part = "validation" if name.startswith("val_") else "training"
+        plain = name.removeprefix("val_")
+        curve(ax, records, name, label=part if len(names) <= 2 else f"{part} {plain}")
+    over_epochs(ax).set(title="Accuracy", ylabel="share of right answers")
+    legend(ax)
+    return ax
+
+
+def learning_rate(records, ax=None):
+    """The learning rate over the training steps.
+
+    Args:
+        records: `Records` of a run.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    steps, rates = records.series("learning_rate", by="step")
+    if not steps:
+        return note(ax, "No learning rate was recorded.")
+    ax.plot(steps, rates, marker="o" if len(steps) < 60 else None, markersize=3)
+    ax.grid(alpha=0.3)
+    log_if_wide(ax, rates)
+    if ax.get_yscale() == "linear":
+        ax.set_ylim(bottom=0)
+    ax.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
+    return ax
+
+
+def sharpness(records, ax=None):
+    """Every measure named `sharpness/<name>` over the epochs.
+
+    Args:
+        records: `Records` of a run.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    names = [n for n in records.names() if n.startswith("sharpness/") and n.count("/") == 1]
+    if not names:
+        return note(ax, "No sharpness was measured: add callbacks.Sharpness(x, y).")
+    values = []
+    for name in names:
+        curve(ax, records, name, label=name.removeprefix("sharpness/"))
+        values += records.series(name)[1]
+    over_epochs(ax)
+    log_if_wide(ax, values)
+    if ax.get_yscale() == "linear":
+        ax.set_ylim(bottom=0)
+    ax.set(title="Sharpness of the minimum", ylabel="rise of the loss in the box\n[% of 1 + loss]")
+    legend(ax)
+    return ax

@@ -1,0 +1,38 @@
+"""What a search found."""
+
+import numpy as np
+
+from keras_regtools.plots.axes import on
+
+
+def search(table, x, y="val_loss", ax=None):
+    """Every trial of a search: one hyperparameter or result against another.
+
+    Args:
+        table: The `DataFrame` of `tuner.table`.
+        x, y: Names of its columns.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes, with the best trial marked (that of the first row) and a logarithmic axis where
+        positive values span more than a factor of 30.
+
+    Raises:
+        ValueError: a column that the table does not have.
+    """
+    for column in (x, y):
+        if column not in table.columns:
+            raise ValueError(
+                f"Expected one of the columns {list(table.columns)}. Received: {column!r}"
+            )
+    ax = on(ax)
+    across, up = (np.asarray(table[column], dtype=float) for column in (x, y))
+    ax.scatter(across, up, s=22, color="tab:blue", label="trial")
+    ax.scatter(across[:1], up[:1], s=110, marker="*", color="tab:orange", label="best trial")
+    for values, scale in ((across, ax.set_xscale), (up, ax.set_yscale)):
+        values = values[np.isfinite(values)]
+        if len(values) and values.min() > 0 and values.max() > 30 * values.min():
+            scale("log")
+    ax.set(xlabel=x, ylabel=y)
+    ax.grid(alpha=0.3)
+    return ax

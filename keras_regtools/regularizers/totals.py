@@ -1,0 +1,28 @@
+"""How large each weight penalty of a model is."""
+
+from keras import ops
+
+
+def penalties(model):
+    """The value of each weight penalty of a model, by the path of the weight.
+
+    Args:
+        model: A built `keras.Model`; regularizers of Keras count as well as ours.
+
+    Returns:
+        A dict from `variable.path` to a float, one entry per regularized trainable weight.
+        Their sum is what the weight penalties add to the loss.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_regtools.regularizers import L2
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones", kernel_regularizer=L2(0.5))
+    >>> penalties(keras.Sequential([keras.Input((3,)), dense], name="m"))
+    {'...kernel': 1.5}
+    """
+    return {
+        variable.path: float(ops.convert_to_numpy(variable.regularizer(variable)))
+        for variable in model.trainable_variables
+        if variable.regularizer is not None
+    }

@@ -1,0 +1,122 @@
+"""Which layer feeds which, read from a model's own configuration."""
+
+import keras
+
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
+ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.ELU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ReLU,
+    keras.layers.Softmax,
+)
+
+
+class Graph:
+    """The layers of a Sequential or functional model, who follows whom and who gives the output.
+
+    Args:
+        model: A built Sequential or functional model.
+        gives_output: Whether the model's output is that of the whole network; false for an inner
+            model that something else follows.
+    """
+
+    def __init__(self, model, gives_output=True):
+        self.layers = {layer.name: layer for layer in model.layers}
+        if isinstance(model, keras.Sequential):
+            names = list(self.layers)
+            edges = list(zip(names, names[1:], strict=False))
+            outputs = names[-1:]
+        else:
+            config = model.get_config()
+            edges = [
+                (source, layer["name"])
+                for layer in config["layers"]
+                for source in _sources(layer["inbound_nodes"])
+            ]
+            outputs = list(_names(config["output_layers"]))
+        self._next, self._before = {}, {}
+        for source, target in edges:
+            self._next.setdefault(source, []).append(target)
+            self._before.setdefault(target, []).append(source)
+        self._outputs = set(outputs)
+        self._gives_output = gives_output
+
+    def after(self, layer):
+        """The only layer that follows, or `None` if there are none or several."""
+        following = self._next.get(layer.name, [])
+        if len(following) != 1 or layer.name in self._outputs:
+            return None
+        return self.layers.get(following[0])
+
+    def before(self, layer):
+        """The only layer that feeds this one, or `None`."""
+        feeding = self._before.get(layer.name, [])
+        return self.layers.get(feeding[0]) if len(feeding) == 1 else None
+
+    def is_output(self, layer):
+        """Whether the layer gives an output of the network."""
+        return self._gives_output and layer.name in self._outputs
+
+    def end_of_block(self, layer):
+        """The last of the normalizations and activations that follow the layer one by one."""
+        following = self.after(layer)
+        while isinstance(following, (keras.layers.BatchNormalization, *ACTIVATIONS)):
+            layer, following = following, self.after(following)
+        return layer
+
+
+def is_graph_model(model):
+    """Whether the model is Sequential or functional, so that its graph is known."""
+    return isinstance(model, keras.Sequential) or (
+        getattr(model, "inputs", None) is not None and getattr(model, "outputs", None) is not None
+    )
+
+
+def group(layer):
+    """`"conv"`, `"dense"` or `None`."""
+    if isinstance(layer, CONVOLUTIONS):
+        return "conv"
+    return "dense" if isinstance(layer, DENSE) else None
+
+
+def fused_activation(layer):
+    """The activation inside a convolution or dense layer; `None` if it is linear or separate."""
+    if group(layer) is None or layer.activation in (None, keras.activations.linear):
+        return None
+    return layer.activation
+
+
+def _sources(nodes):
+    if isinstance(nodes, dict):
+        if nodes.get("class_name") == "__keras_tensor__":
+            yield nodes["config"]["keras_history"][0]
+        else:
+            for value in nodes.values():
+                yield from _sources(value)
+    elif isinstance(nodes, (list, tuple)):
+        for value in nodes:
+            yield from _sources(value)
+
+
+def _names(outputs):
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if len(outputs) == 3 and isinstance(outputs[0], str):
+        yield outputs[0]
+    else:
+        for value in outputs:
+            yield from _names(value)

@@ -1,0 +1,140 @@
+"""Put weight penalties, dropout and batch normalization into a model, by layer group."""
+
+import keras
+
+from keras_regtools.surgery.graph import fused_activation, group
+from keras_regtools.surgery.rewrite import copy_of, rewrite
+from keras_regtools.validation import rate
+
+_KERNELS = ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer")
+
+
+def regularize(
+    model,
+    *,
+    conv=None,
+    dense=None,
+    conv_dropout=None,
+    dense_dropout=None,
+    batch_norm=False,
+):
+    """A copy of a model with penalties, dropout and batch normalization, convolutional and dense
+    layers apart.
+
+    Args:
+        model: A built Sequential or functional model, models inside it included.
+        conv, dense: Kernel regularizers of the convolutional and of the dense layers: objects
+            of ours or of Keras, or `None` to leave them as they are. One object serves all layers
+            of its group, so that changing `.l2` changes the group.
+        conv_dropout, dense_dropout: Dropout rates in [0, 1) after the activation of each
+            layer of the group but output layers; a dropout layer that already stands there gets
+            the new rate. `None` leaves things as they are.
+        batch_norm: Whether to put batch normalization after each convolutional and dense layer
+            that has none, but output layers. An activation fused into the layer is split out and
+            comes after it.
+
+    Returns:
+        A new model: weights copied, compile configuration kept, optimizer state not.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: a model that is not built, a subclassed model, a rate outside [0, 1), or a
+            group without layers.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_regtools import regularize, regularizers
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(2)])
+    >>> new = regularize(model, dense=regularizers.L2(1e-4), dense_dropout=0.5, batch_norm=True)
+    >>> [type(layer).__name__ for layer in new.layers]
+    ['Dense', 'BatchNormalization', 'Activation', 'Dropout', 'Dense']
+    """
+    penalties = {
+        name: None if penalty is None else keras.regularizers.get(penalty)
+        for name, penalty in (("conv", conv), ("dense", dense))
+    }
+    rates = {
+        name: None if value is None else rate(f"{name}_dropout", value)
+        for name, value in (("conv", conv_dropout), ("dense", dense_dropout))
+    }
+    seen = set()
+
+    def replace(layer, graph):
+        kind = group(layer)
+        if kind is None:
+            return _replace_other(layer, graph, rates)
+        seen.add(kind)
+        changes = {}
+        if penalties[kind] is not None:
+            config = layer.get_config()
+            changes = {key: penalties[kind] for key in _KERNELS if key in config}
+        new = copy_of(layer, **changes)
+        end = graph.end_of_block(layer)
+        inner = not graph.is_output(end)
+        chain = [new]
+        if batch_norm and inner and not _has_normalization(layer, graph):
+            chain = _with_normalization(layer, new)
+        if end is layer and inner:
+            chain += _dropout_after(layer, graph, rates[kind])
+        return chain
+
+    result = rewrite(model, replace)
+    for name in ("conv", "dense"):
+        if (penalties[name] is not None or rates[name] is not None) and name not in seen:
+            raise ValueError(
+                f"Expected a model with layers of the group {name!r}. Received: the model "
+                f"{model.name!r}, whose groups are {sorted(seen)}"
+            )
+    return result
+
+
+def _replace_other(layer, graph, rates):
+    """Layers without a kernel: dropout goes behind the last one of a block, or changes there."""
+    if type(layer) is keras.layers.Dropout:
+        owner = _owner(graph.before(layer), graph)
+        new_rate = rates.get(group(owner)) if owner is not None else None
+        return [copy_of(layer) if new_rate is None else copy_of(layer, rate=new_rate)]
+    owner = _owner(layer, graph)
+    chain = [copy_of(layer)]
+    if owner is not None and graph.end_of_block(owner) is layer and not graph.is_output(layer):
+        chain += _dropout_after(layer, graph, rates[group(owner)])
+    return chain
+
+
+def _owner(layer, graph):
+    """The convolutional or dense layer to whose block of normalization and activation it belongs."""
+    while layer is not None and group(layer) is None:
+        before = graph.before(layer)
+        if before is None or graph.end_of_block(before) is before:
+            return None
+        layer = before
+    return layer
+
+
+def _has_normalization(layer, graph):
+    following, end = layer, graph.end_of_block(layer)
+    while following is not end:
+        following = graph.after(following)
+        if isinstance(following, keras.layers.BatchNormalization):
+            return True
+    return False
+
+
+def _with_normalization(layer, new):
+    activation = fused_activation(layer)
+    policy = layer.dtype_policy
+    normalization = keras.layers.BatchNormalization(name=f"{layer.name}_batch_norm", dtype=policy)
+    if activation is None:
+        return [new, normalization]
+    new.activation = keras.activations.linear
+    name = f"{layer.name}_activation"
+    return [new, normalization, keras.layers.Activation(activation, name=name, dtype=policy)]
+
+
+def _dropout_after(layer, graph, value):
+    if not value or type(graph.after(layer)) is keras.layers.Dropout:
+        return []
+    name = f"{layer.name}_dropout"
+    return [keras.layers.Dropout(value, name=name, dtype=layer.dtype_policy)]

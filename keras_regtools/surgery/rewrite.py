@@ -1,0 +1,133 @@
+"""Copy a model, putting a chain of layers in the place of each layer."""
+
+import random
+import warnings
+
+import keras
+import numpy as np
+
+from keras_regtools.regularizers.strength import Penalty
+from keras_regtools.surgery.graph import Graph, is_graph_model
+from keras_regtools.validation import keras_model
+
+
+def rewrite(model, replace):
+    """A copy of a model in which each layer is replaced by a chain of layers.
+
+    Args:
+        model: A built Sequential or functional model; models inside it are rewritten too.
+        replace: Function `(layer, graph) -> list of new layers`, applied one after the other;
+            an empty list removes the layer. The one with the old name gets the old weights.
+
+    Returns:
+        The new model: same names, weights and compile configuration, a new optimizer state.
+    """
+    keras_model(model)
+    state = random.getstate()  # unseeded initializers draw from it
+    try:
+        return _rewrite(model, replace, gives_output=True)
+    finally:
+        random.setstate(state)
+
+
+def copy_of(layer, **changes):
+    """A new layer with the same configuration but for the changes; our penalties are shared."""
+    config = layer.get_config()
+    for key in config:
+        if key.endswith("_regularizer") and isinstance(getattr(layer, key, None), Penalty):
+            config[key] = getattr(layer, key)
+    return type(layer).from_config({**config, **changes})
+
+
+def _rewrite(model, replace, gives_output):
+    if not is_graph_model(model):
+        raise ValueError(
+            "Expected a Sequential or functional model, whose layers are known. Received: the "
+            f"model {model.name!r} of the subclassed type {type(model).__name__}. "
+            "Put our layers into its `__init__` instead."
+        )
+    graph = Graph(model, gives_output)
+    chains = {}
+
+    def chain_of(layer):
+        if id(layer) not in chains:
+            if isinstance(layer, keras.Model):
+                last = gives_output and graph.is_output(layer)
+                chains[id(layer)] = [_rewrite(layer, replace, gives_output=last)]
+            else:
+                chains[id(layer)] = replace(layer, graph)
+        return chains[id(layer)]
+
+    if isinstance(model, keras.Sequential):
+        new = _rewrite_sequential(model, chain_of)
+    else:
+        new = _rewrite_functional(model, chain_of)
+    _copy_state(model, chains)
+    _copy_compilation(model, new)
+    return new
+
+
+def _rewrite_sequential(model, chain_of):
+    first = model.get_config()["layers"][0]
+    if first["class_name"] == "InputLayer":
+        inputs = keras.layers.InputLayer.from_config(first["config"])
+    else:
+        inputs = keras.Input(batch_shape=model.input_shape, dtype=model.inputs[0].dtype)
+    layers = [new for layer in model.layers for new in chain_of(layer)]
+    return keras.Sequential([inputs, *layers], name=model.name, trainable=model.trainable)
+
+
+def _rewrite_functional(model, chain_of):
+    by_first = {}
+
+    def clone(layer):
+        if not isinstance(layer, keras.layers.Layer):  # a bare operation such as `x + y`
+            return type(layer).from_config(layer.get_config())
+        chain = chain_of(layer)
+        first = chain[0] if chain else keras.layers.Identity(name=layer.name)
+        by_first[id(first)] = (first, chain)
+        return first
+
+    def call(operation, *args, **kwargs):
+        _, chain = by_first.get(id(operation), (operation, [operation]))
+        if not chain:
+            return args[0]
+        outputs = chain[0](*args, **kwargs)
+        for layer in chain[1:]:
+            outputs = layer(outputs)
+        return outputs
+
+    compiled, model.compiled = model.compiled, False  # compiling comes after the weights
+    try:
+        return keras.models.clone_model(model, clone_function=clone, call_function=call)
+    finally:
+        model.compiled = compiled
+
+
+def _copy_state(model, chains):
+    for old in model.layers:
+        for new in chains.get(id(old), []):
+            if isinstance(old, keras.Model) or new.name != old.name:
+                continue
+            new.set_weights(old.get_weights())
+            for target, source in zip(_seeds(new), _seeds(old), strict=False):
+                target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
+
+
+def _seeds(layer):
+    return [v for v in layer.variables if v.name == "seed_generator_state"]
+
+
+def _copy_compilation(model, new):
+    if not model.compiled:
+        return
+    own = {model.loss.__name__: model.loss} if hasattr(model.loss, "__name__") else {}
+    try:
+        with keras.saving.custom_object_scope(own):
+            new.compile_from_config(model.get_compile_config())
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"The compile configuration of the model {model.name!r} could not be copied: call "
+            f"`compile` on the new model. Keras said: {error}",
+            stacklevel=5,
+        )

@@ -1,0 +1,25 @@
+"""What happens inside a training step: hooks around `optimizer.apply`, rates that change there."""
+
+from keras_regtools.training.apply import add_hook, base_optimizers, iteration, remove_hook
+from keras_regtools.training.momentum import correct_momentum, velocities
+from keras_regtools.training.scaling import (
+    RateScaling,
+    ScaledSchedule,
+    ScheduleCorrection,
+    schedule_of,
+    warmup_factor,
+)
+
+__all__ = [
+    "RateScaling",
+    "ScaledSchedule",
+    "ScheduleCorrection",
+    "add_hook",
+    "base_optimizers",
+    "correct_momentum",
+    "iteration",
+    "remove_hook",
+    "schedule_of",
+    "velocities",
+    "warmup_factor",
+]

@@ -1,0 +1,60 @@
+"""Hooks that run inside the training step, before the optimizer applies its gradients."""
+
+import keras
+
+
+def base_optimizers(optimizer):
+    """The optimizers that make the updates, behind loss scaling and groups of variables."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return base_optimizers(optimizer.inner_optimizer)
+    if hasattr(optimizer, "optimizers"):
+        return [base for part in optimizer.optimizers for base in base_optimizers(part)]
+    return [optimizer]
+
+
+def iteration(optimizer):
+    """The variable that counts the steps, those that only accumulate gradients included."""
+    return next(v for v in optimizer.variables if v.name == "iteration")
+
+
+def add_hook(optimizer, hook):
+    """Call `hook(optimizer)` before each `optimizer.apply`, inside a compiled step too.
+
+    `apply` is shadowed on this instance alone. A step that is compiled already does not see the
+    hook: drop it with `model.make_train_function(force=True)`.
+    """
+    hooks = vars(optimizer).get("apply")
+    if hooks is None:
+        hooks = _Hooked(optimizer)
+        object.__setattr__(optimizer, "apply", hooks)
+    hooks.hooks.append(hook)
+
+
+def remove_hook(optimizer, hook):
+    """Undo `add_hook`; nothing happens if the hook is not there."""
+    hooks = vars(optimizer).get("apply")
+    if hooks is None or hook not in hooks.hooks:
+        return
+    hooks.hooks.remove(hook)
+    if not hooks.hooks:
+        object.__delattr__(optimizer, "apply")
+
+
+class _Hooked:
+    """The optimizer's own `apply` with hooks before it."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.hooks = []
+
+    def __call__(self, grads, trainable_variables=None):
+        optimizer = self.optimizer
+        if not optimizer.built and trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            optimizer.build(trainable_variables)
+        for hook in self.hooks:
+            hook(optimizer)
+        return type(optimizer).apply(optimizer, grads, trainable_variables)
+
+    def __deepcopy__(self, memo):
+        raise TypeError("An optimizer with hooks inside its step cannot be copied during the fit")

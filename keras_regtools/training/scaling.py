@@ -1,0 +1,118 @@
+"""A learning rate that warms up from a base rate to a multiple of it, inside the step."""
+
+import keras
+from keras import ops
+
+from keras_regtools.training.apply import iteration
+from keras_regtools.training.momentum import correct_momentum
+
+
+def warmup_factor(step, factor, warmup_steps):
+    """The multiple of the base rate at a step: from 1 to `factor` in equal additions.
+
+    Args:
+        step: Steps made since the warm-up began, a number or a tensor.
+        factor: The multiple from `warmup_steps` on.
+        warmup_steps: Steps of the warm-up; 0 begins with `factor`.
+
+    Example:
+
+    >>> [round(0.1 * float(warmup_factor(t, 32, 50)), 6) for t in (0, 1, 25, 50, 51)]
+    [0.1, 0.162, 1.65, 3.2, 3.2]
+    """
+    if warmup_steps == 0:
+        return ops.ones_like(ops.cast(step, "float32")) * factor
+    done = ops.clip(ops.cast(step, "float32") / warmup_steps, 0.0, 1.0)
+    return 1.0 + (factor - 1.0) * done
+
+
+def schedule_of(optimizer):
+    """The learning-rate schedule an optimizer was built with, or `None` if its rate is a number."""
+    kinds = keras.optimizers.schedules.LearningRateSchedule
+    return next((value for value in vars(optimizer).values() if isinstance(value, kinds)), None)
+
+
+class RateScaling:
+    """Hook that sets the learning-rate variable of an optimizer in each step of the warm-up.
+
+    After the warm-up the variable belongs to whoever assigns it: the last thing done to it is to
+    set it to `factor` times the base rate.
+
+    Args:
+        base: The base learning rate.
+        factor: The multiple to reach.
+        warmup_steps: Steps of the warm-up.
+        start: Iteration at which it begins.
+        correct: Whether to correct the momentum as the rate changes.
+    """
+
+    def __init__(self, base, factor, warmup_steps, start, correct):
+        self.base, self.factor, self.correct = base, factor, correct
+        self.warmup_steps, self.start = warmup_steps, start
+
+    def rate(self, step):
+        """The rate of a step counted from the start."""
+        return self.base * warmup_factor(step, self.factor, self.warmup_steps)
+
+    def __call__(self, optimizer):
+        step = iteration(optimizer) - self.start
+        current = ops.convert_to_tensor(optimizer.learning_rate)
+        rate = ops.where(
+            step <= self.warmup_steps, ops.cast(self.rate(step), current.dtype), current
+        )
+        if self.correct:
+            correct_momentum(optimizer, ops.where(current > 0, rate / current, 1.0))
+        optimizer.learning_rate.assign(rate)
+
+
+class ScheduleCorrection:
+    """Hook that corrects the momentum of an optimizer whose rate is a schedule of the iteration."""
+
+    def __call__(self, optimizer):
+        raw = iteration(optimizer)
+        every = optimizer.gradient_accumulation_steps or 1
+        schedule = schedule_of(optimizer)
+        before = schedule(ops.maximum(raw - every, 0))
+        updates = ops.logical_and(raw >= every, ops.equal(ops.mod(raw + 1, every), 0))
+        ratio = schedule(raw) / ops.where(before > 0, before, 1.0)
+        correct_momentum(optimizer, ops.where(ops.logical_and(updates, before > 0), ratio, 1.0))
+
+
+@keras.saving.register_keras_serializable(package="keras_regtools")
+class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning-rate schedule times the factor of a warm-up.
+
+    Args:
+        schedule: The schedule to scale.
+        factor: The multiple to reach.
+        warmup_steps: Steps of the warm-up.
+        start: Iteration at which it begins.
+
+    Example:
+
+    >>> import keras
+    >>> decay = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    >>> [round(float(ScaledSchedule(decay, 4, 10)(t)), 6) for t in (0, 10, 20)]
+    [0.1, 0.2, 0.1]
+    """
+
+    def __init__(self, schedule, factor, warmup_steps, start=0):
+        self.schedule, self.factor = schedule, factor
+        self.warmup_steps, self.start = warmup_steps, start
+
+    def __call__(self, step):
+        since = ops.convert_to_tensor(step) - self.start
+        return self.schedule(step) * warmup_factor(since, self.factor, self.warmup_steps)
+
+    def get_config(self):
+        return {
+            "schedule": keras.optimizers.schedules.serialize(self.schedule),
+            "factor": self.factor,
+            "warmup_steps": self.warmup_steps,
+            "start": self.start,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(**{**config, "schedule": schedule})

@@ -1,0 +1,6 @@
+"""KerasTuner searches over everything that regularizes a model."""
+
+from keras_regtools.tuner.hypermodel import RegularizationHyperModel
+from keras_regtools.tuner.results import table
+
+__all__ = ["RegularizationHyperModel", "table"]

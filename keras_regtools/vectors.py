@@ -1,0 +1,58 @@
+"""Arithmetic on parameter vectors: lists of tensors, one per variable."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+
+def dot(a, b):
+    """Inner product of two vectors, as a Python float."""
+    return math.fsum(float(ops.convert_to_numpy(ops.sum(x * y))) for x, y in zip(a, b, strict=True))
+
+
+def norm(a):
+    """Euclidean norm of a vector, as a Python float."""
+    return math.sqrt(dot(a, a))
+
+
+def axpy(scale, a, b):
+    """`scale * a + b`, a new list."""
+    return [x * scale + y for x, y in zip(a, b, strict=True)]
+
+
+def scaled(scale, a):
+    """`scale * a`, a new list."""
+    return [x * scale for x in a]
+
+
+def size(a):
+    """Number of entries of a vector."""
+    return sum(math.prod(x.shape) for x in a)
+
+
+def flatten(a):
+    """A vector as one numpy array of float64, in order."""
+    if not a:
+        return np.zeros(0)
+    return np.concatenate([np.asarray(ops.convert_to_numpy(x), "float64").ravel() for x in a])
+
+
+def unflatten(flat, like):
+    """The inverse of `flatten`: tensors with the shapes and dtypes of `like`."""
+    expected = size(like)
+    if flat.shape != (expected,):
+        raise ValueError(
+            f"Expected a flat vector of {expected} entries. Received: shape={flat.shape}"
+        )
+    tensors, start = [], 0
+    for x in like:
+        stop = start + math.prod(x.shape)
+        tensors.append(ops.convert_to_tensor(flat[start:stop].reshape(tuple(x.shape)), x.dtype))
+        start = stop
+    return tensors
+
+
+def random_normal(like, rng):
+    """Standard normal entries from a numpy `Generator`: the same on every backend."""
+    return [ops.convert_to_tensor(rng.standard_normal(tuple(x.shape)), x.dtype) for x in like]
