@@ -48,8 +48,8 @@ class LossSurface:
     >>> surface.value([np.array([[1.0]])])  # (1 + 4) / 2
     2.5
     >>> value, gradient = surface.value_and_gradient([np.array([[1.0]])])
-    >>> gradient[0].shape
-    (1, 1)
+    >>> float(gradient[0][0, 0])  # mean of 2 (w x - y) x
+    -5.0
     """
 
     def __init__(

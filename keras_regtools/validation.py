@@ -72,12 +72,12 @@ def keras_model(model, *, built=True, compiled=False):
         )
     if built and not model.built:
         raise ValueError(
-            f"Expected a built model. Received: the model {model.name!r}, which has no weights yet. "
-            "Call `model.build(input_shape)` or call it once on data."
+            f"Expected a built model. Received: the model {model.name!r}, which has no weights "
+            "yet. Call `model.build(input_shape)` or call it once on data."
         )
     if compiled and not model.compiled:
         raise ValueError(
-            f"Expected a compiled model. Received: the model {model.name!r}, which is not compiled. "
-            "Call `model.compile(optimizer, loss)` first."
+            f"Expected a compiled model. Received: the model {model.name!r}, which is not "
+            "compiled. Call `model.compile(optimizer, loss)` first."
         )
     return model

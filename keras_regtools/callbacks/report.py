@@ -19,8 +19,8 @@ class Report(RecordingCallback):
     what it had), `run.json`, the pictures as PNG and `report.html`, which holds everything and
     needs nothing else. All our callbacks of the fit write into the same records, wherever they
     stand in the list. Instrumented layers and weight penalties are recorded without further
-    callbacks. Records of an earlier run in the directory are kept under a number; a resumed run goes
-    on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a run
+    callbacks. Records of an earlier run in the directory are kept under a number; a resumed run
+    goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a run
     that was cut off. In a notebook the callback shows its report.
 
     Args:

@@ -113,6 +113,15 @@ class Recording:
             del statistics["mean_distance"], statistics["std_distance"]
         return statistics
 
+    @property
+    def torch_params(self):
+        """On PyTorch, the plain layer's parameters: the recorder keeps its own."""
+        params = super().torch_params
+        for variable in self.recorder.variables:
+            if variable.path in params:
+                params.pop(variable.path)
+        return params
+
     def reset_statistics(self):
         """Forget what was recorded and begin anew."""
         if self.recorder.built:

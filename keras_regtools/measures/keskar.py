@@ -1,5 +1,6 @@
-"""The sharpness of Keskar et al. (2016): the largest rise of the loss in a box around the weights."""
+"""The sharpness of Keskar et al. (2016): the largest rise of the loss in a box."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -146,7 +147,7 @@ def _maximize(rise, size, iterations, rng):
         nonlocal made
         made += 1
 
-    try:
+    with contextlib.suppress(_NotFinite):
         minimize(
             rise,
             rng.uniform(-1, 1, size),
@@ -156,6 +157,4 @@ def _maximize(rise, size, iterations, rng):
             callback=count,
             options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
         )
-    except _NotFinite:
-        pass
     return made

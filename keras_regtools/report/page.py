@@ -222,10 +222,14 @@ def _settings(info):
     for key, value in info.items():
         name = key.replace("_", " ")
         if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+            value = ", ".join(f"{k} {_short(v)}" for k, v in value.items() if v is not None)
         if value not in (None, ""):
             rows.append((name, value))
     return rows
+
+
+def _short(value):
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _times(records):

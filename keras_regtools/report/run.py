@@ -7,7 +7,7 @@ import platform
 
 import keras
 
-from keras_regtools.records import Records, read
+from keras_regtools.records import read
 from keras_regtools.version import __version__
 
 
@@ -36,7 +36,7 @@ class RunFiles:
         A resumed run goes on after the epochs that are there; a new run keeps the old files aside
         under a number.
         """
-        if self.records_path.exists():
+        if self.records_path.exists() and self.records_path.stat().st_size:
             before = read(self.records_path)
             kept = [row for row in before.rows if row.epoch < first_epoch]
             if first_epoch > 0 and kept:
@@ -91,6 +91,3 @@ def _name(loss):
 
 def _backend_version(modules):
     return getattr(modules.get(keras.backend.backend()), "__version__", "unknown")
-
-
-__all__ = ["Records", "RunFiles", "describe"]

@@ -104,7 +104,7 @@ def _replace_other(layer, graph, rates):
 
 
 def _owner(layer, graph):
-    """The convolutional or dense layer to whose block of normalization and activation it belongs."""
+    """The convolutional or dense layer whose normalization or activation this is."""
     while layer is not None and group(layer) is None:
         before = graph.before(layer)
         if before is None or graph.end_of_block(before) is before:
