@@ -237,7 +237,8 @@ def _loss_function(model, loss):
         head.compile(optimizer=None, loss=model.loss, loss_weights=weights)
 
     def data_loss(x, y, outputs, sample_weight, training):
-        return head.compute_loss(x, y, outputs, sample_weight, training=training)
+        with keras.StatelessScope():  # several outputs write a metric each
+            return head.compute_loss(x, y, outputs, sample_weight, training=training)
 
     return data_loss
 

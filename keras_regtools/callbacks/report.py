@@ -20,8 +20,8 @@ class Report(RecordingCallback):
     needs nothing else. All our callbacks of the fit write into the same records, wherever they
     stand in the list. Instrumented layers and weight penalties are recorded without further
     callbacks. Records of an earlier run in the directory are kept under a number; a resumed run
-    goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a run
-    that was cut off. In a notebook the callback shows its report.
+    goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a
+    run that was cut off. In a notebook the callback shows its report.
 
     Args:
         directory: Where to write; made if it is not there.

@@ -60,7 +60,7 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
         seed: Seed of the random start.
 
     Returns:
-        A `KeskarSharpness`; `.value` is φ.
+        A `KeskarSharpness`; `.value` is φ, NaN for a loss of −1 or less, or one that is not finite.
 
     Raises:
         ValueError: `epsilon` or `iterations` that is not positive.
@@ -89,7 +89,7 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
     rise = _Rise(surface, start, weights, box, loss)
     if math.isfinite(loss):
         made = _maximize(rise, len(weights), iterations, np.random.default_rng(seed))
-        value = 100 * (rise.maximum - loss) / (1 + loss)
+        value = 100 * (rise.maximum - loss) / (1 + loss) if loss > -1 else math.nan
     else:
         made, value = 0, math.nan
     return KeskarSharpness(

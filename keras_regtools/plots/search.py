@@ -25,14 +25,20 @@ def search(table, x, y="val_loss", ax=None):
             raise ValueError(
                 f"Expected one of the columns {list(table.columns)}. Received: {column!r}"
             )
+    from matplotlib.ticker import NullFormatter
+
     ax = on(ax)
     across, up = (np.asarray(table[column], dtype=float) for column in (x, y))
     ax.scatter(across, up, s=22, color="tab:blue", label="trial")
     ax.scatter(across[:1], up[:1], s=110, marker="*", color="tab:orange", label="best trial")
-    for values, scale in ((across, ax.set_xscale), (up, ax.set_yscale)):
+    for values, scale, axis in (
+        (across, ax.set_xscale, ax.xaxis),
+        (up, ax.set_yscale, ax.yaxis),
+    ):
         values = values[np.isfinite(values)]
         if len(values) and values.min() > 0 and values.max() > 30 * values.min():
             scale("log")
+            axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=x, ylabel=y)
     ax.grid(alpha=0.3)
     return ax

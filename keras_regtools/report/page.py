@@ -65,8 +65,8 @@ _PICTURES = (
     (
         "sharpness",
         plots.sharpness,
-        "How far the loss can rise when every weight may move by a thousandth: low is flat, high "
-        "is sharp. Compare it only between runs with the same network, data and settings; it does "
+        "How far the loss can rise when every weight moves a little, by a thousandth by default: low "
+        "is flat, high is sharp. Compare it only between runs with the same network, data and settings; it does "
         "not predict generalization reliably.",
         lambda records: any(name.startswith("sharpness/") for name in records.names()),
     ),

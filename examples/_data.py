@@ -1,0 +1,59 @@
+"""Images for the examples: scikit-learn's digits, or a data set of `keras.datasets`."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+DATASETS = ("digits", "fashion_mnist", "mnist", "cifar10")
+
+_FILES = {
+    "mnist": "mnist.npz",
+    "fashion_mnist": "fashion-mnist/ with the four .gz files of Fashion-MNIST",
+    "cifar10": "cifar-10-batches-py-target_archive, which is cifar-10-python.tar.gz renamed",
+}
+
+
+def load_images(dataset, seed=0):
+    """Images of 32x32 pixels in [0, 1], and labels.
+
+    Args:
+        dataset: One of `DATASETS`.
+        seed: Seed of the split of the digits; the others come split.
+
+    Returns:
+        `(x, y), (x_validation, y_validation)`, images with a channel axis.
+    """
+    if dataset == "digits":
+        return _digits(seed)
+    module = getattr(keras.datasets, dataset)
+    try:
+        (x, y), (x_validation, y_validation) = module.load_data()
+    except Exception as error:
+        home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+        raise SystemExit(
+            f"The data set {dataset} could not be downloaded: {error}\n"
+            f"If you have it, put it here: {home / 'datasets' / _FILES[dataset]}\n"
+            "Or run with --dataset digits, which needs no download."
+        ) from error
+    return (_prepare(x), y.ravel()), (_prepare(x_validation), y_validation.ravel())
+
+
+def _prepare(images):
+    """Scaled to [0, 1], with a channel axis, and padded with zeros to 32x32."""
+    images = images.reshape(*images.shape[:3], -1).astype("float32") / 255
+    pad = (32 - images.shape[1]) // 2
+    return np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+
+def _digits(seed):
+    """The 1,797 digits of 8x8 pixels, resized; one fifth for validation."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
+    x = keras.ops.convert_to_numpy(keras.ops.image.resize(x, (32, 32)))
+    order = np.random.default_rng(seed).permutation(len(x))
+    training, validation = order[:1437], order[1437:]
+    return (x[training], y[training]), (x[validation], y[validation])

@@ -1,0 +1,88 @@
+"""Search how to regularize LeNet-5: convolutional and dense layers apart, rate tied to batch size.
+
+A small KerasTuner random search over weight penalties, dropout, batch normalization, batch size and
+learning rate; prints the trials as a table, best first, and draws what they found.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import keras_tuner
+from _data import DATASETS, load_images
+from matplotlib.figure import Figure
+
+import keras_regtools as rt
+
+
+def main():
+    args = parse()
+    keras.utils.set_random_seed(args.seed)
+    (x, y), validation = load_images(args.dataset, args.seed)
+    if args.smoke:
+        args.trials, args.epochs, x, y = 2, 1, x[:128], y[:128]
+
+    output = pathlib.Path(args.output)
+    tuner = keras_tuner.RandomSearch(
+        rt.tuner.RegularizationHyperModel(
+            lambda: rt.applications.lenet5(x.shape[1:]), samples=128 if args.smoke else 512
+        ),
+        objective=keras_tuner.Objective("val_loss", "min"),
+        max_trials=args.trials,
+        seed=args.seed,
+        directory=output,
+        project_name="trials",
+        overwrite=True,
+    )
+    tuner.search(x, y, validation_data=validation, epochs=args.epochs, verbose=args.verbose)
+
+    table = rt.tuner.table(tuner)
+    print(table.to_string(index=False, float_format="%.3g"))
+    table.to_csv(output / "trials.csv", index=False)
+    draw(table, output / "search.png")
+    print(f"Table: {output / 'trials.csv'}, picture: {output / 'search.png'}")
+
+
+def draw(table, path):
+    """Every trial's validation loss against what was searched and what was measured."""
+    columns = ["conv_l2", "dense_l2", "conv_dropout", "dense_dropout"]
+    columns += ["batch_size", "learning_rate", "batch_norm", "generalization_gap", "sharpness"]
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    for ax, column in zip(figure.subplots(3, 3).flat, columns, strict=True):
+        rt.plots.search(table, column, ax=ax)
+    ax.legend()
+    figure.suptitle("Each point is a trial: validation loss without penalties (lower is better)")
+    figure.savefig(path, dpi=110)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        default="digits",
+        help="the images: scikit-learn's digits need no download (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trials", type=int, default=10, help="models to train (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="passes over the data a trial (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        default="runs/search_lenet5",
+        help="folder of the table, the picture and the trials (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument(
+        "--verbose", type=int, default=1, choices=(0, 1, 2), help="as in fit (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="two trials on 128 images, to see that it runs"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
