@@ -9,6 +9,7 @@ from keras_regtools import (
     records,
     regularizers,
     report,
+    vectors,
 )
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import instrument, recalibrate, regularize, strip
@@ -30,6 +31,7 @@ __all__ = [
     "report",
     "strip",
     "tuner",
+    "vectors",
 ]
 
 

@@ -131,7 +131,7 @@ def _fit(model, jit_compile="auto", epochs=1, validation=None, **compile_options
         (1, {}),
         (10, {}),
         (11, {}),  # the second sampled step
-        (23, {}),
+        (21, {}),
         (5, {"record_every": 1}),
         (7, {"record_every": 3}),
         (12, {"record_every": 100}),
@@ -193,6 +193,25 @@ def test_a_channel_counts_as_constant_below_a_variance_of_one_millionth(spread, 
     layer = ActivationStatistics()
     layer(np.array([[-spread], [spread]]), training=True)
     assert layer.statistics()["constant_share"].item() == share
+
+
+@pytest.mark.parametrize("value", [0.1, -0.1, 5.1])
+def test_a_constant_channel_has_no_variance_and_full_distance(value):
+    layer = InstrumentedBatchNormalization(epsilon=1e-3)
+    layer(np.full((64, 2), value), training=True)
+    statistics = layer.statistics()
+    np.testing.assert_allclose(statistics["batch_variance"], [0, 0], atol=1e-9)
+    np.testing.assert_allclose(statistics["std_distance"], [1, 1], rtol=1e-4)
+    np.testing.assert_array_equal(statistics["constant_share"], [1, 1])
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_the_variance_of_a_channel_far_from_zero_is_recorded_right(layer_class):
+    layer = layer_class()
+    batch = np.random.default_rng(0).normal(3000, 1, size=(64, 2)).astype("float32")
+    layer(batch, training=True)
+    expected = batch.astype("float64").var(0)
+    np.testing.assert_allclose(layer.statistics()["batch_variance"], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("layer_class", LAYERS)

@@ -1,0 +1,326 @@
+"""One row per measure, callback, layer and regularizer; every row goes through the same checks."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from problems import HAS_FLOAT64
+
+import keras_regtools as rt
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((40, 8, 8, 1)).astype("float32")
+Y = RNG.integers(0, 3, 40)
+COMPILES = keras.backend.backend() != "torch"  # PyTorch refuses both on a CPU
+
+
+def plain_model(**compile_arguments):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(2, 3, kernel_regularizer=rt.regularizers.L2(1e-3), name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(4, activation="relu", name="hidden"),
+            layers.Dropout(0.2, seed=3, name="dropout"),
+            layers.Dense(3, activation="softmax", name="output"),
+        ],
+        name="plain",
+    )
+    arguments = {
+        "optimizer": keras.optimizers.SGD(0.05, momentum=0.9),
+        "loss": "sparse_categorical_crossentropy",
+        "metrics": ["accuracy"],
+    }
+    model.compile(**{**arguments, **compile_arguments})
+    return model
+
+
+def model_for_fits(**compile_arguments):
+    keras.utils.set_random_seed(1)
+    return rt.instrument(plain_model(**compile_arguments))
+
+
+def fit(model, callbacks=(), epochs=3, **arguments):
+    keras.utils.set_random_seed(2)  # the order of the samples
+    return model.fit(
+        X, Y, batch_size=8, epochs=epochs, callbacks=list(callbacks), verbose=0, **arguments
+    )
+
+
+def numbers(variables):
+    return [np.array(ops.convert_to_numpy(v)) for v in variables]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(numbers(a), numbers(b), strict=True))
+
+
+# --- measures: a surface in, a result out ---------------------------------------------------------
+
+MEASURES = {"keskar_sharpness": rt.measures.keskar_sharpness}
+
+
+@pytest.fixture(params=MEASURES)
+def measure(request):
+    return MEASURES[request.param]
+
+
+def test_every_measure_has_a_row():
+    public = {n for n in rt.measures.__all__ if n[0].islower()}
+    assert public == set(MEASURES)
+
+
+def test_a_measure_leaves_the_model_as_it_was(measure):
+    model = model_for_fits()
+    fit(model)
+    before = numbers([*model.variables, *model.optimizer.variables])
+    measure(rt.LossSurface(model, X, Y, mode="training"))
+    assert same([*model.variables, *model.optimizer.variables], before)
+
+
+def test_a_measure_repeats_itself(measure):
+    surface = rt.LossSurface(model_for_fits(), X, Y)
+    assert measure(surface) == measure(surface)
+
+
+def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure):
+    model = model_for_fits()
+    values = [measure(rt.LossSurface(model, X, Y, batch_size=n)).value for n in (7, 40)]
+    assert values[0] == pytest.approx(values[1], rel=0.02)
+
+
+def test_a_result_is_frozen_and_flat(measure):
+    result = measure(rt.LossSurface(model_for_fits(), X, Y))
+    assert all(type(value) is float for value in result.scalars().values())
+    with pytest.raises(AttributeError):
+        result.value = 0.0
+
+
+# --- callbacks ------------------------------------------------------------------------------------
+
+
+def gradient_norm(surface):
+    return rt.vectors.norm(surface.value_and_gradient()[1])
+
+
+CALLBACKS = {
+    "LinearScalingLR": lambda tmp: rt.callbacks.LinearScalingLR(16, 8, warmup_epochs=1),
+    "Measure": lambda tmp: rt.callbacks.Measure({"gradient/norm": gradient_norm}, X, Y, every=2),
+    "Sharpness": lambda tmp: rt.callbacks.Sharpness(X, Y, samples=16, every=2, iterations=2),
+    "ActivationMonitor": lambda tmp: rt.callbacks.ActivationMonitor(per_channel=True),
+    "PenaltyMonitor": lambda tmp: rt.callbacks.PenaltyMonitor(),
+    "Report": lambda tmp: rt.callbacks.Report(tmp / "report"),
+}
+WATCHING = [name for name in CALLBACKS if name != "LinearScalingLR"]
+
+
+@pytest.fixture(params=CALLBACKS)
+def make(request, tmp_path):
+    return lambda: CALLBACKS[request.param](tmp_path)
+
+
+def test_every_callback_has_a_row():
+    assert set(rt.callbacks.__all__) == set(CALLBACKS)
+
+
+def test_logs_are_floats_under_the_same_keys_in_every_epoch(make):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    history = fit(model_for_fits(), [make(), watch], epochs=4)
+    assert [set(logs) for logs in seen] == [set(seen[0])] * 4
+    assert all(isinstance(value, float) for logs in seen for value in logs.values())
+    assert all(len(values) == 4 for values in history.history.values())
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_watching_does_not_change_the_weights_by_a_bit(name, tmp_path):
+    watched, alone = model_for_fits(), model_for_fits()
+    fit(watched, [CALLBACKS[name](tmp_path)])
+    fit(alone)
+    assert same(watched.weights, alone.weights)
+    assert same(watched.optimizer.variables, alone.optimizer.variables)
+
+
+def test_all_that_record_and_measure_together_change_no_bit_of_a_plain_model(tmp_path):
+    keras.utils.set_random_seed(1)
+    plain = plain_model(jit_compile=False)
+    watched = model_for_fits(jit_compile=False)
+    fit(watched, [CALLBACKS[name](tmp_path) for name in WATCHING])
+    fit(plain)
+    assert same(watched.weights, plain.weights)
+
+
+def test_a_copy_works_and_shares_the_data(make):
+    original = make()
+    fit(model_for_fits(), [copy.deepcopy(original)])
+    model = model_for_fits()
+    fit(model, [original])
+    again = copy.deepcopy(original)
+    history = fit(model_for_fits(), [again])
+    assert set(history.history) >= {"loss", "accuracy"}
+    if hasattr(original, "data"):
+        assert again.data is original.data
+
+
+def test_one_callback_serves_two_fits_and_two_models(make):
+    callback = make()
+    model = model_for_fits()
+    first = fit(model, [callback])
+    second = fit(model, [callback])
+    third = fit(model_for_fits(), [callback])
+    assert set(first.history) == set(second.history) == set(third.history)
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(
+    "arguments",
+    [{"steps_per_execution": 3}, {"jit_compile": True}] if COMPILES else [{"run_eagerly": True}],
+    ids=str,
+)
+def test_it_works_however_the_step_is_compiled(name, arguments, tmp_path):
+    history = fit(model_for_fits(**arguments), [CALLBACKS[name](tmp_path)])
+    assert all(np.all(np.isfinite(values)) for values in history.history.values())
+
+
+def test_it_works_in_mixed_precision(make):
+    keras.config.set_dtype_policy("mixed_float16")
+    history = fit(model_for_fits(), [make()])
+    assert all(np.all(np.isfinite(values)) for values in history.history.values())
+
+
+def test_it_works_on_one_epoch_of_one_batch(make):
+    history = model_for_fits().fit(X[:8], Y[:8], batch_size=8, callbacks=[make()], verbose=0)
+    assert all(np.all(np.isfinite(values)) for values in history.history.values())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_all_write_into_one_set_of_records_wherever_they_stand(order, tmp_path):
+    together = [CALLBACKS[name](tmp_path) for name in CALLBACKS][::order]
+    fit(model_for_fits(), together)
+    (shared,) = {id(callback.records): callback.records for callback in together}.values()
+    assert set(shared.names()) >= {
+        "loss",
+        "learning_rate",
+        "gradient/norm",
+        "sharpness/keskar",
+        "activations/bn/mean_distance",
+        "channels/bn/batch_mean",
+        "penalty",
+        "time/fit",
+        "time/sharpness",
+    }
+    on_disk = rt.records.read(tmp_path / "report" / "records.jsonl")
+    assert on_disk.rows == shared.rows
+    assert shared.series("gradient/norm")[0] == [0, 2]
+    assert shared.series("loss")[0] == [0, 1, 2]
+
+
+def test_two_fits_have_two_sets_of_records():
+    callback = rt.callbacks.PenaltyMonitor()
+    fit(model_for_fits(), [callback])
+    first = callback.records
+    fit(model_for_fits(), [callback])
+    assert callback.records is not first
+    assert callback.records.series("penalty")[0] == [0, 1, 2]
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+LAYERS = {
+    "InstrumentedBatchNormalization": rt.layers.InstrumentedBatchNormalization,
+    "ActivationStatistics": rt.layers.ActivationStatistics,
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer_class(request):
+    return LAYERS[request.param]
+
+
+def test_every_layer_has_a_row():
+    assert set(rt.layers.__all__) == set(LAYERS)
+
+
+def test_a_layer_is_rebuilt_from_its_configuration(layer_class):
+    layer = layer_class(record_every=3, name="mine")
+    config = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is layer_class
+    assert again.get_config() == layer.get_config()
+
+
+def test_a_layer_is_called_symbolically_and_on_data(layer_class):
+    layer = layer_class()
+    inputs = keras.Input((5,))
+    assert layer(inputs).shape == (None, 5)
+    assert layer(inputs, training=True).shape == (None, 5)
+    x = RNG.standard_normal((4, 5)).astype("float32")
+    assert tuple(layer(x, training=True).shape) == (4, 5)
+    assert layer.compute_output_shape((None, 5)) == (None, 5)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["float32", "mixed_float16", "mixed_bfloat16", *(["float64"] if HAS_FLOAT64 else [])],
+)
+def test_a_layer_keeps_its_policys_types(layer_class, policy):
+    layer = layer_class(dtype=policy)
+    outputs = layer(RNG.standard_normal((4, 5)), training=True)
+    assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
+    statistics = layer.statistics()
+    assert all(np.all(np.isfinite(value)) for value in statistics.values())
+
+
+def test_a_layer_has_the_plain_layers_weights(layer_class):
+    layer = layer_class()
+    layer.build((None, 5))
+    expected = 4 if layer_class is rt.layers.InstrumentedBatchNormalization else 0
+    assert len(layer.weights) == len(layer.get_weights()) == expected
+    assert len(layer.variables) == expected + 3
+    assert layer.count_params() == 5 * expected
+
+
+# --- regularizers ---------------------------------------------------------------------------------
+
+REGULARIZERS = {
+    "L1": lambda: rt.regularizers.L1(0.01),
+    "L2": lambda: rt.regularizers.L2(0.01),
+    "L1L2": lambda: rt.regularizers.L1L2(0.01, 0.02),
+}
+
+
+@pytest.fixture(params=REGULARIZERS)
+def penalty(request):
+    return REGULARIZERS[request.param]()
+
+
+def test_every_regularizer_has_a_row():
+    assert {n for n in rt.regularizers.__all__ if n[0].isupper()} == set(REGULARIZERS)
+
+
+def test_a_penalty_is_rebuilt_from_its_configuration(penalty):
+    config = keras.saving.serialize_keras_object(penalty)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(penalty)
+    assert again.get_config() == penalty.get_config()
+    assert all(type(value) is float for value in penalty.get_config().values())
+
+
+def test_a_penalty_of_nothing_is_nothing_and_grows_with_the_weights(penalty):
+    assert float(penalty(ops.zeros((3, 3)))) == 0
+    small, large = (float(penalty(scale * ops.ones((3, 3)))) for scale in (1, 2))
+    assert 0 < small < large
+
+
+def test_a_penalty_saves_and_loads_with_its_model(penalty, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, kernel_regularizer=penalty)])
+    for name in penalty.get_config():
+        setattr(penalty, name, 0.5)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.layers[0].kernel_regularizer.get_config() == penalty.get_config()
+    assert len(again.get_weights()) == 2
