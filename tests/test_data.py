@@ -235,7 +235,9 @@ def test_a_subsample_of_structures_keeps_them():
 # Refusals.
 
 
-@pytest.mark.parametrize("one_shot", [iter([X]), (x for x in [X]), map(len, [X])], ids=repr)
+@pytest.mark.parametrize(
+    "one_shot", [iter([X]), (x for x in [X]), map(len, [X])], ids=["list", "generator", "map"]
+)
 def test_what_can_be_read_once_only_is_refused(one_shot):
     assert _refusal(TypeError, Batches, one_shot) == (
         "Expected data that can be read more than once. Received: the one-shot iterator "

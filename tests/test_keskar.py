@@ -1,4 +1,4 @@
-"""`keskar_sharpness` against closed forms: the paper's authors never published code to compare with."""
+"""`keskar_sharpness` against closed forms: there is no code of the paper to compare with."""
 
 import keras
 import numpy as np

@@ -467,13 +467,13 @@ def test_a_layer_as_fused_activation_is_copied_and_not_shared_with_the_original(
     ],
 )
 def test_regularize_says_what_it_cannot_do(settings, message):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         regularize(sequential(dense("dense")), **settings)
     assert str(caught.value) == message
 
 
 def test_a_group_without_layers_is_refused_where_there_is_no_group_at_all():
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         regularize(sequential(layers.ReLU()), dense=L2(0.1))
     assert str(caught.value) == (
         "Expected a model with layers of the group 'dense'. Received: the model 'net', whose "

@@ -88,7 +88,7 @@ class Measure(RecordingCallback):
         self._begin()
 
     def _begin(self):
-        self._values = dict.fromkeys(self.measures, math.nan)
+        self._values = {}  # what is logged, by measure; its keys stay those of the first time
         self._last_epoch = None
         self._warned = False
 
@@ -109,7 +109,8 @@ class Measure(RecordingCallback):
             with self.timed(epoch):
                 self._measure(epoch)
         if logs is not None:
-            logs.update(self._values)
+            for values in self._values.values():
+                logs.update(values)
 
     def _measure(self, epoch):
         if self._surface is None or self._surface.model is not self.model:
@@ -120,13 +121,12 @@ class Measure(RecordingCallback):
                 problem = f"{scalars}"
             except Exception as error:  # a measure never ends a training run
                 scalars, problem = {name: math.nan}, repr(error)
-            logged = {k: finite_or_nan(v) for k, v in scalars.items() if "/" not in k[len(name) :]}
-            if not logged:
-                logged = {k: finite_or_nan(v) for k, v in scalars.items()}
-            if any(math.isnan(v) for v in logged.values()):
+            scalars = {k: finite_or_nan(v) for k, v in scalars.items()}
+            keys = self._values.get(name) or ([name] if name in scalars else scalars)
+            self._values[name] = {key: scalars.get(key, math.nan) for key in keys}
+            if any(math.isnan(v) for v in self._values[name].values()):
                 self._warn(name, epoch, problem)
-            self._values.update(logged)
-            self.record(epoch, {k: finite_or_nan(v) for k, v in scalars.items()})
+            self.record(epoch, scalars)
 
     def _warn(self, name, epoch, problem):
         if not self._warned:

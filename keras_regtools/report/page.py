@@ -65,9 +65,9 @@ _PICTURES = (
     (
         "sharpness",
         plots.sharpness,
-        "How far the loss can rise when every weight moves a little, by a thousandth by default: low "
-        "is flat, high is sharp. Compare it only between runs with the same network, data and settings; it does "
-        "not predict generalization reliably.",
+        "How far the loss can rise when every weight moves a little, by a thousandth by default: "
+        "low is flat, high is sharp. Compare it only between runs with the same network, data and "
+        "settings; it does not predict generalization reliably.",
         lambda records: any(name.startswith("sharpness/") for name in records.names()),
     ),
 )

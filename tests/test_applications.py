@@ -1,0 +1,116 @@
+"""The networks of the course: as many parameters as there, in the same order."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_regtools.applications import lenet5, vgg, vgg16
+
+
+def parameters_without_weights(build):
+    """The parameters of a model of which no weight is ever made."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = build()
+    count = sum(math.prod(weight.shape) for weight in model.weights)
+    keras.utils.clear_session()  # or the weights would be made by the next scope
+    return count
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lenet5, 61_706),
+        (lambda: lenet5((32, 32, 3)), 62_006),
+        (lambda: lenet5((28, 28, 1), 10), 44_426),
+        (lambda: lenet5(classes=2), 61_706 - 8 * 85),
+        (vgg16, 134_268_738),
+        (lambda: vgg16(classes=1000), 138_357_544),
+        (lambda: vgg16((32, 32, 3), 10), 33_638_218),
+        (lambda: vgg((4, 4, 1), 2, filters=((2,),), dense=()), 9 * 2 + 2 + 8 * 2 + 2),
+    ],
+)
+def test_the_number_of_parameters_is_that_of_the_course(build, expected):
+    assert parameters_without_weights(build) == expected
+
+
+def test_the_parameters_are_counted_as_keras_counts_them():
+    assert parameters_without_weights(lenet5) == lenet5().count_params()
+
+
+def order(model):
+    """The layers of a model, each as its kind and its size."""
+    return [
+        (type(layer).__name__, getattr(layer, "filters", getattr(layer, "units", None)))
+        for layer in model.layers
+    ]
+
+
+def test_lenet5_has_its_layers_in_their_order():
+    assert order(lenet5()) == [
+        ("Conv2D", 6),
+        ("AveragePooling2D", None),
+        ("Conv2D", 16),
+        ("AveragePooling2D", None),
+        ("Flatten", None),
+        ("Dense", 120),
+        ("Dense", 84),
+        ("Dense", 10),
+    ]
+
+
+def test_vgg16_has_its_layers_in_their_order():
+    pool = ("MaxPooling2D", None)
+    with keras.StatelessScope(initialize_variables=False):
+        found = order(vgg16())
+    keras.utils.clear_session()
+    assert found == [
+        *[("Conv2D", 64)] * 2,
+        pool,
+        *[("Conv2D", 128)] * 2,
+        pool,
+        *[("Conv2D", 256)] * 3,
+        pool,
+        *[("Conv2D", 512)] * 3,
+        pool,
+        *[("Conv2D", 512)] * 3,
+        pool,
+        ("Flatten", None),
+        *[("Dense", 4096)] * 2,
+        ("Dense", 2),
+    ]
+
+
+def small_vgg():
+    return vgg((8, 8, 3), 4, filters=((2, 2), (3,)), dense=(5,), name="small")
+
+
+@pytest.mark.parametrize(
+    ("build", "kernels", "padding"), [(lenet5, {(5, 5)}, "valid"), (small_vgg, {(3, 3)}, "same")]
+)
+def test_activations_are_fused_and_the_last_one_gives_probabilities(build, kernels, padding):
+    model = build()
+    *hidden, last = [layer for layer in model.layers if layer.weights]
+    convolutions = [layer for layer in hidden if isinstance(layer, layers.Conv2D)]
+    assert {layer.kernel_size for layer in convolutions} == kernels
+    assert {layer.padding for layer in convolutions} == {padding}
+    assert {layer.activation for layer in hidden} == {keras.activations.relu}
+    assert last.activation is keras.activations.softmax
+    x = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:]))
+    outputs = ops.convert_to_numpy(model(x))
+    assert outputs.shape == (3, last.units)
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("build", "name"), [(lenet5, "lenet5"), (small_vgg, "small")])
+def test_a_network_comes_uncompiled_with_a_name_for_each_layer(build, name):
+    first, second = build(), build()
+    assert (first.name, first.compiled) == (name, False)
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    assert not any(
+        np.array_equal(a, b)
+        for a, b in zip(first.get_weights(), second.get_weights(), strict=True)
+        if a.ndim > 1
+    )

@@ -1,0 +1,77 @@
+"""Each example runs: small in the default run, at its defaults (TensorFlow) where time allows."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[!_]*.py"))
+REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png", "sharpness.png"}
+LEFT_BEHIND = {
+    "lenet5.py": REPORT | {"learning_rate.png", "activation_ranges.png", "penalties.png"},
+    "vgg.py": REPORT | {"digits"},
+    "search_lenet5.py": {"search.png", "trials.csv", "trials"},
+}
+
+
+def run(name, *arguments, fails=False):
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_every_example_has_a_row():
+    assert set(LEFT_BEHIND) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_example_runs_small(name, tmp_path):
+    run(name, "--smoke", "--output", tmp_path)
+    assert names(tmp_path) >= LEFT_BEHIND[name]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_option_is_explained(name):
+    text = run(name, "--help")
+    options = [line.split()[0].rstrip(",") for line in text.splitlines() if "  --" in line]
+    assert {"--output", "--seed", "--smoke"} <= set(options)
+
+
+def test_without_batch_normalization(tmp_path):
+    run("lenet5.py", "--smoke", "--no-batch-norm", "--output", tmp_path)
+    assert "activation_ranges.png" in names(tmp_path)
+    assert "moving_distances.png" not in names(tmp_path)
+
+
+def test_a_data_set_that_cannot_be_had_says_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    text = run("lenet5.py", "--dataset", "mnist", "--output", tmp_path / "out", fails=True)
+    assert "The data set mnist could not be downloaded" in text
+    assert f"put it here: {tmp_path / 'datasets' / 'mnist.npz'}" in text
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    text = run("vgg.py", "--data", tmp_path / "nowhere", "--output", tmp_path, fails=True)
+    assert f"There is no folder {tmp_path / 'nowhere'}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_example_runs_at_its_defaults(name, tmp_path):
+    run(name, "--output", tmp_path)
+    assert names(tmp_path) >= LEFT_BEHIND[name]

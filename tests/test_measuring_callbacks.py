@@ -1,0 +1,290 @@
+"""`Measure`, `Sharpness`, `ActivationMonitor` and `PenaltyMonitor`: when they measure and what."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_regtools as rt
+from keras_regtools.callbacks import ActivationMonitor, Measure, PenaltyMonitor, Sharpness
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((32, 4)).astype("float32")
+Y = RNG.integers(0, 2, 32)
+
+
+def model_of(*middle, rate=0.1):
+    model = keras.Sequential([keras.Input((4,)), *middle, layers.Dense(2, "softmax", name="out")])
+    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def fit(model, callbacks, epochs=1, **arguments):
+    x, y = arguments.pop("x", X), arguments.pop("y", Y)
+    return model.fit(x, y, batch_size=8, epochs=epochs, callbacks=callbacks, verbose=0, **arguments)
+
+
+def value(surface):
+    return surface.value()
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs"),
+    [(1, [0, 1, 2, 3, 4, 5, 6]), (2, [0, 2, 4, 6]), (3, [0, 3, 6]), (5, [0, 5])],
+)
+def test_measured_first_after_the_first_epoch_and_then_every_so_often(every, epochs):
+    callback = Measure({"loss/measured": value}, X, Y, every=every)
+    history = fit(model_of(), [callback], epochs=7)
+    measured, values = callback.records.series("loss/measured")
+    assert measured == epochs
+    logged = history.history["loss/measured"]
+    assert [logged[epoch] for epoch in epochs] == values
+    assert len(set(logged)) == len(epochs)  # the last value is repeated in between
+    assert callback.records.last("time/measure") > 0
+
+
+def test_the_schedule_holds_when_a_fit_begins_later():
+    callback = Measure({"m": value}, X, Y, every=3)
+    fit(model_of(), [callback], epochs=9, initial_epoch=4)
+    assert callback.records.series("m")[0] == [4, 7]
+
+
+def test_the_measure_sees_the_weights_after_the_epoch():
+    model = model_of()
+    history = fit(model, [Measure({"m": value}, X, Y)], epochs=2)
+    assert history.history["m"][-1] == pytest.approx(rt.LossSurface(model, X, Y).value())
+
+
+def test_one_traced_surface_serves_the_whole_fit():
+    surfaces = []
+    callback = Measure({"m": lambda surface: surfaces.append(surface) or 1.0}, X, Y)
+    fit(model_of(), [callback], epochs=3)
+    assert len({id(surface) for surface in surfaces}) == 1
+
+
+def test_results_dicts_and_floats_become_log_keys():
+    measures = {
+        "plain": lambda surface: 1,
+        "many": lambda surface: {"a": 2.0, "b": 3.0},
+        "sharp": rt.measures.keskar_sharpness,
+    }
+    callback = Measure(measures, X, Y)
+    history = fit(model_of(), [callback])
+    ours = {k: v for k, v in history.history.items() if k != "loss"}
+    assert set(ours) == {"plain", "many/a", "many/b", "sharp"}
+    assert ours["plain"] == [1.0]
+    assert ours["many/b"] == [3.0]
+    assert {"sharp/evaluations", "sharp/epsilon", "sharp/loss"} <= set(callback.records.names())
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda surface: math.nan, "{'m': nan}"),
+        (lambda surface: math.inf, "{'m': inf}"),
+        (lambda surface: 1 / 0, "ZeroDivisionError('division by zero')"),
+    ],
+)
+def test_a_measure_that_fails_is_nan_with_one_warning_and_the_run_goes_on(measure, said):
+    callback = Measure({"m": measure}, X, Y)
+    with pytest.warns(UserWarning) as caught:
+        history = fit(model_of(), [callback], epochs=3)
+    assert [str(w.message) for w in caught if w.category is UserWarning] == [
+        "The measure 'm' gave no finite number in epoch 1; it is logged as NaN and training goes "
+        f"on. Received: {said}"
+    ]
+    assert np.isnan(history.history["m"]).tolist() == [True] * 3
+    assert np.isnan(callback.records.series("m")[1]).tolist() == [True] * 3
+
+
+def test_a_measure_that_fails_later_keeps_its_keys():
+    results = iter([{"a": 1.0, "b": 2.0}, ValueError("no"), {"a": 3.0, "c": 4.0}])
+
+    def measure(surface):
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    with pytest.warns(UserWarning, match="ValueError"):
+        history = fit(model_of(), [Measure({"m": measure}, X, Y)], epochs=3)
+    np.testing.assert_equal(history.history["m/a"], [1.0, math.nan, 3.0])
+    np.testing.assert_equal(history.history["m/b"], [2.0, math.nan, math.nan])
+    assert set(history.history) == {"loss", "m/a", "m/b"}
+
+
+@pytest.mark.parametrize("broken", ["data", "rate"])
+def test_a_diverged_run_goes_on_and_says_nan(broken, tmp_path):
+    x = np.where(np.arange(32)[:, None] == 5, np.nan, X) if broken == "data" else 1e18 * X
+    model = rt.instrument(model_of(layers.Dense(3), layers.BatchNormalization(), rate=1e30))
+    callbacks = [
+        Sharpness(x, Y),
+        ActivationMonitor(),
+        PenaltyMonitor(),
+        rt.callbacks.Report(tmp_path),
+    ]
+    with pytest.warns(UserWarning, match="'sharpness/keskar' gave no finite number") as caught:
+        history = fit(model, callbacks, epochs=3, x=x)
+    assert len([w for w in caught if "keskar" in str(w.message)]) == 1
+    assert len(history.history["loss"]) == 3
+    assert np.isnan(history.history["sharpness/keskar"]).all()
+    assert np.isnan(callbacks[0].records.last("sharpness/keskar"))
+
+
+def test_sharpness_is_the_measure_on_the_fixed_subsample_with_batch_statistics():
+    model = model_of(layers.Dense(3), layers.BatchNormalization())
+    callback = Sharpness(X, Y, samples=20, batch_size=10, seed=5, iterations=3, epsilon=5e-4)
+    history = fit(model, [callback])
+    chosen = np.sort(np.random.default_rng(5).choice(32, 20, replace=False))
+    surface = rt.LossSurface(model, X[chosen], Y[chosen], batch_size=10, mode="batch_statistics")
+    expected = rt.measures.keskar_sharpness(surface, epsilon=5e-4, iterations=3, seed=5)
+    assert history.history["sharpness/keskar"] == [expected.value]
+
+
+def test_early_stopping_can_watch_a_measure():
+    stop = keras.callbacks.EarlyStopping("m", mode="min", patience=1)
+    rising = iter(range(100))
+    history = fit(model_of(), [Measure({"m": lambda s: next(rising)}, X, Y), stop], epochs=9)
+    assert len(history.history["m"]) == 2
+
+
+BAD = [
+    (
+        ValueError,
+        lambda: Measure({}, X, Y),
+        "Expected `measures` to be a dict from names to callables, not empty. "
+        "Received: measures={}",
+    ),
+    (
+        TypeError,
+        lambda: Measure({"m": 3}, X, Y),
+        "Expected each measure to be a callable of a `LossSurface`. Received: 'm': 3",
+    ),
+    (
+        ValueError,
+        lambda: Measure({"m": value}, X, Y, every=0),
+        "Argument `every` must be a positive integer. Received: every=0 (of type <class 'int'>)",
+    ),
+    (
+        ValueError,
+        lambda: Sharpness(X, Y[:3]),
+        "Expected `x`, `y` and `sample_weight` to have the same number of samples. "
+        "Received: x with 32 samples, y with 3 samples",
+    ),
+    (
+        ValueError,
+        lambda: Sharpness(X, Y, epsilon=-1.0),
+        "Argument `epsilon` must be a positive finite number. "
+        "Received: epsilon=-1.0 (of type <class 'float'>)",
+    ),
+    (
+        ValueError,
+        lambda: Sharpness(X, Y, samples=0),
+        "Argument `samples` must be a positive integer. "
+        "Received: samples=0 (of type <class 'int'>)",
+    ),
+    (
+        ValueError,
+        lambda: Sharpness(X, Y, mode="moving"),
+        "Argument `mode` must be one of 'inference', 'batch_statistics', 'training'. "
+        "Received: mode='moving'",
+    ),
+    (
+        ValueError,
+        lambda: fit(model_of(), [ActivationMonitor()]) and None,
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "build", "message"), BAD)
+def test_bad_input(error, build, message):
+    with pytest.raises(error) as caught:
+        build()
+    if message is None:
+        message = (
+            f"Expected a model with instrumented layers. Received: the model "
+            f"{str(caught.value).split(chr(39))[1]!r} without any. "
+            "Call `keras_regtools.instrument(model)` first."
+        )
+    assert str(caught.value) == message
+
+
+def test_activation_statistics_are_those_of_the_epoch():
+    model = rt.instrument(
+        model_of(layers.Dense(3, name="hidden"), layers.BatchNormalization(name="bn"))
+    )
+    monitor = ActivationMonitor(per_channel=True)
+    fit(model, [monitor], epochs=1)  # leaves nothing behind for the next fit
+    with pytest.raises(ValueError, match="at least one training step"):
+        model.get_layer("bn").statistics()
+    model.optimizer.learning_rate = 0.0  # from here on the layer receives the same every epoch
+    history = fit(model, [monitor], epochs=2)
+    w, b = model.get_layer("hidden").get_weights()
+    received = X @ w + b
+    mean = monitor.records.series("channels/bn/batch_mean")[1]
+    np.testing.assert_allclose(mean, [received.mean(0)] * 2, rtol=1e-4, atol=1e-6)
+    assert monitor.records.last("activations/bn/mean") == pytest.approx(received.mean(), rel=1e-4)
+    logged = history.history["activations/mean_distance"]
+    recorded = monitor.records.series("activations/bn/mean_distance")[1]
+    assert logged == pytest.approx(recorded)
+
+
+def test_the_share_of_initial_statistics_is_recorded():
+    model = rt.instrument(model_of(layers.Dense(3), layers.BatchNormalization(momentum=0.9)))
+    monitor = ActivationMonitor()
+    fit(model, [monitor], epochs=2)  # of 4 steps each
+    shares = monitor.records.series("batch_norm/initial_share")[1]
+    assert shares == pytest.approx([0.9**4, 0.9**8])
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_penalties_and_data_loss_add_up_to_the_loss(validated):
+    penalty = rt.regularizers.L2(0.1)
+    model = model_of(layers.Dense(3, kernel_regularizer=penalty, name="hidden"), rate=0.0)
+    monitor = PenaltyMonitor()
+    data = {"validation_data": (X[:10], Y[:10])} if validated else {}
+    history = fit(model, [monitor], **data)
+    kernel = model.get_layer("hidden").get_weights()[0]
+    expected = 0.1 * np.sum(kernel**2)
+    names = [n for n in monitor.records.names() if n.startswith("penalty/")]
+    assert [name.split("/")[-2:] for name in names] == [["hidden", "kernel"]]
+    assert monitor.records.last(names[0]) == pytest.approx(expected, rel=1e-5)
+    assert history.history["penalty"] == pytest.approx([expected], rel=1e-5)
+    part = slice(0, 10) if validated else slice(None)
+    surface = rt.LossSurface(model, X[part], Y[part], penalties=False)
+    assert monitor.records.last("data_loss") == pytest.approx(surface.value(), rel=1e-5)
+
+
+def test_time_is_counted():
+    def slow(surface):
+        import time
+
+        time.sleep(0.05)
+        return 0.0
+
+    callback = Measure({"m": slow}, X, Y, name="slow")
+    fit(model_of(), [callback], epochs=2)
+    epochs, seconds = callback.records.series("time/slow")
+    assert epochs == [0, 1]
+    assert 0.05 <= seconds[0] < seconds[1]
+
+
+def test_the_weights_of_samples_count():
+    weights = np.linspace(0, 1, 32).astype("float32")
+    model = model_of()
+    history = fit(model, [Measure({"m": value}, X, Y, weights)])
+    expected = rt.LossSurface(model, X, Y, weights).value()
+    assert history.history["m"] == [expected]
+    assert expected != pytest.approx(rt.LossSurface(model, X, Y).value(), rel=1e-3)
+
+
+def test_measuring_a_model_that_is_built_by_the_fit():
+    model = keras.Sequential([layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    history = fit(model, [Measure({"m": value}, X, Y)])
+    assert history.history["m"] == [
+        pytest.approx(float(ops.convert_to_numpy(rt.LossSurface(model, X, Y).value())))
+    ]
