@@ -5,10 +5,9 @@ layers apart, and a learning rate scaled with the batch size; records what flows
 and how sharp the minimum is; and leaves the records, the pictures and one report.html in a folder.
 """
 
-import argparse
-
 import keras
 from _data import DATASETS, load_images
+from _options import add_dataset, add_training, parser
 
 import keras_regtools as rt
 
@@ -65,37 +64,11 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        default="digits",
-        help="the images: scikit-learn's digits need no download (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=128,
-        help=f"samples per step; the learning rate is {BASE_RATE} at {BASE_BATCH_SIZE} and is "
-        "scaled with it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=30, help="passes over the data (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch-norm",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="put batch normalization before each activation but the last (default: on)",
-    )
-    parser.add_argument(
-        "--output", default="runs/lenet5", help="folder of the report (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument(
-        "--smoke", action="store_true", help="two epochs on 256 images, to see that it runs"
-    )
-    return parser.parse_args()
+    options = parser(__doc__, "runs/lenet5")
+    add_dataset(options, DATASETS)
+    scaling = f"the learning rate is {BASE_RATE} at {BASE_BATCH_SIZE} and is scaled with it"
+    add_training(options, batch_size=128, epochs=30, scaling=scaling)
+    return options.parse_args()
 
 
 if __name__ == "__main__":

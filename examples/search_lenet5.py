@@ -4,12 +4,12 @@ A small KerasTuner random search over weight penalties, dropout, batch normaliza
 learning rate; prints the trials as a table, best first, and draws what they found.
 """
 
-import argparse
 import pathlib
 
 import keras
 import keras_tuner
 from _data import DATASETS, load_images
+from _options import add_dataset, add_epochs, parser, positive
 from matplotlib.figure import Figure
 
 import keras_regtools as rt
@@ -56,32 +56,16 @@ def draw(table, path):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        default="digits",
-        help="the images: scikit-learn's digits need no download (default: %(default)s)",
+    options = parser(__doc__, "runs/search_lenet5")
+    add_dataset(options, DATASETS)
+    options.add_argument(
+        "--trials", type=positive, default=10, help="models to train (default: %(default)s)"
     )
-    parser.add_argument(
-        "--trials", type=int, default=10, help="models to train (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=10, help="passes over the data a trial (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output",
-        default="runs/search_lenet5",
-        help="folder of the table, the picture and the trials (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument(
+    add_epochs(options, 10)
+    options.add_argument(
         "--verbose", type=int, default=1, choices=(0, 1, 2), help="as in fit (default: %(default)s)"
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="two trials on 128 images, to see that it runs"
-    )
-    return parser.parse_args()
+    return options.parse_args()
 
 
 if __name__ == "__main__":

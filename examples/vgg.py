@@ -5,11 +5,11 @@ that the script writes itself; --data takes a folder of yours with one folder pe
 the tutorial's VGG-16 at 224x224 pixels.
 """
 
-import argparse
 import pathlib
 
 import keras
 import numpy as np
+from _options import add_training, parser
 
 import keras_regtools as rt
 
@@ -108,39 +108,18 @@ def write_digits(output):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
+    options = parser(__doc__, "runs/vgg")
+    options.add_argument(
         "--data",
         metavar="FOLDER",
         help="your images, one folder per class (default: even and odd digits, written by itself)",
     )
-    parser.add_argument(
+    options.add_argument(
         "--full", action="store_true", help="VGG-16 at 224x224 pixels instead of a small VGG"
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=40,
-        help=f"samples per step; the learning rate is {BASE_RATE} at {BASE_BATCH_SIZE} and is "
-        "scaled with the root of it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=12, help="passes over the data (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch-norm",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="put batch normalization before each activation but the last (default: on)",
-    )
-    parser.add_argument(
-        "--output", default="runs/vgg", help="folder of the report (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument(
-        "--smoke", action="store_true", help="two epochs of four batches, to see that it runs"
-    )
-    return parser.parse_args()
+    scaling = f"the learning rate is {BASE_RATE} at {BASE_BATCH_SIZE} and scaled with its root"
+    add_training(options, batch_size=40, epochs=12, scaling=scaling)
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def test_a_bad_line_before_the_last_is_an_error(line, tmp_path):
     Records(ROWS).write_to(path)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[1:]]))
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         records.read(path)
     assert str(error.value) == (
         f"Expected one record a line in {path}. Received in line 2: {line!r}"
@@ -201,7 +201,7 @@ def test_a_value_that_is_no_number_is_an_error(value, tmp_path):
     path = tmp_path / "records.jsonl"
     line = f'{{"epoch": 0, "step": 1, "name": "a", "value": {value}}}'
     path.write_text(f"{line}\n{line}\n")
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         records.read(path)
     assert str(error.value) == (
         f"Expected one record a line in {path}. Received in line 1: {line!r}"

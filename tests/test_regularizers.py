@@ -373,11 +373,11 @@ def test_bad_strengths_are_refused(ours, keras_own, strengths, value, received):
         expected = (
             f"Argument `{name}` must be a finite number, zero or above. Received: {name}={received}"
         )
-        with pytest.raises(ValueError) as error:  # noqa: PT011
+        with pytest.raises(ValueError) as error:
             ours(**{name: value})
         assert str(error.value) == expected
         penalty = ours(**strengths)
-        with pytest.raises(ValueError) as error:  # noqa: PT011
+        with pytest.raises(ValueError) as error:
             setattr(penalty, name, value)
         assert str(error.value) == expected
         assert penalty.get_config() == strengths

@@ -312,6 +312,43 @@ def test_derivatives_agree_with_central_differences(name, mode):
     assert np.linalg.norm(product - expected) < rtol * np.linalg.norm(expected)
 
 
+def test_the_hessian_of_softmax_regression():
+    """Mean of (diag p - p pᵀ) ⊗ x xᵀ."""
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, "softmax", use_bias=False)])
+    surface = rt.LossSurface(model, X, LABELS, loss="sparse_categorical_crossentropy")
+    p = model.predict(X, verbose=0).astype("float64")
+    curvature = np.einsum("ni,ij->nij", p, np.eye(3)) - np.einsum("ni,nj->nij", p, p)
+    v = RNG.standard_normal((6, 3))
+    expected = np.einsum("nij,na,nb,bj->ai", curvature, X, X, v) / len(X)
+    received = numbers(surface.hvp(None, [v]))[0]
+    np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_before_batch_normalization_the_size_of_a_weight_does_not_matter(scale):
+    """ε → 0: L(aw) = L(w), ⟨w, g⟩ = 0, ‖g(aw)‖ = ‖g(w)‖ / a."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, use_bias=False),
+            layers.BatchNormalization(epsilon=1e-12),
+            layers.Activation("tanh"),
+            layers.Dense(3, "softmax"),
+        ]
+    )
+    loss = "sparse_categorical_crossentropy"
+    surface = rt.LossSurface(model, X, LABELS, loss=loss, mode="batch_statistics")
+    w, *rest = surface.params
+    value, gradient = surface.value_and_gradient([w, *rest])
+    scaled_value, scaled_gradient = surface.value_and_gradient([scale * w, *rest])
+    w, g, scaled_g = numbers([w, gradient[0], scaled_gradient[0]])
+    assert scaled_value == pytest.approx(value, rel=1e-5)
+    assert np.vdot(w, g) == pytest.approx(
+        0, abs=1e-5 * float(np.linalg.norm(w) * np.linalg.norm(g))
+    )
+    np.testing.assert_allclose(scaled_g, g / scale, rtol=1e-3, atol=1e-6)
+
+
 class Own(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return ops.mean(y_pred)

@@ -36,7 +36,7 @@ def test_the_norm_is_euclidean(entries, norm):
 
 
 def test_small_parts_are_not_lost_beside_large_ones():
-    a = [ops.convert_to_tensor([x], "float32") for x in (1e8, 1.0, -1e8)]
+    a = [ops.convert_to_tensor([x], "float32") for x in (1e17, 1.0, -1e17)]
     ones = [ops.ones((1,))] * 3
     assert vectors.dot(a, ones) == 1.0
 
@@ -91,7 +91,7 @@ def test_unflattening_is_the_inverse(shapes, dtype):
 
 @pytest.mark.parametrize("shape", [(14,), (16,), (0,), (15, 1), ()])
 def test_a_flat_vector_of_the_wrong_shape_is_refused(shape):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         vectors.unflatten(np.zeros(shape), _vector(1))
     assert str(error.value) == (f"Expected a flat vector of 15 entries. Received: shape={shape}")
 

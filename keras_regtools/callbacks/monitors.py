@@ -65,14 +65,15 @@ class ActivationMonitor(RecordingCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         with self.timed(epoch):
-            values, worst = {}, {}
-            for layer in instrumented_layers(self.model):
+            values, found = {}, instrumented_layers(self.model)
+            logged = _LOGGED if any(layer.has_reference for layer in found) else _LOGGED[:1]
+            worst = dict.fromkeys(logged, np.nan)
+            for layer in found:
                 for name, value in self._read(layer).items():
                     values[name] = value
                     quantity = name.rsplit("/", 1)[1]
-                    if name.startswith("activations/") and quantity in _LOGGED:
-                        value = finite_or_nan(value)
-                        worst[quantity] = float(np.fmax(worst.get(quantity, np.nan), value))
+                    if name.startswith("activations/") and quantity in worst:
+                        worst[quantity] = float(np.fmax(worst[quantity], finite_or_nan(value)))
                 layer.reset_statistics()
             self.record(epoch, values | self._initial_share())
         if logs is not None:
