@@ -1,6 +1,7 @@
 """The loss surface: a model's loss over data, as a function of the weights."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -233,7 +234,9 @@ def _loss_function(model, loss):
             f"Received: the model {model.name!r}, compiled without one"
         )
     else:
-        weights = model.get_compile_config().get("loss_weights")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a lambda that is not going to be saved
+            weights = model.get_compile_config().get("loss_weights")
         head.compile(optimizer=None, loss=model.loss, loss_weights=weights)
 
     def data_loss(x, y, outputs, sample_weight, training):

@@ -246,6 +246,10 @@ def test_a_cut_off_fit_leaves_no_hook_behind():
     del caught
     gc.collect()
     assert "apply" not in vars(model.optimizer)
+    model.optimizer.learning_rate = 0.1
+    before = weight(model)
+    fit(model, 3)  # compiled anew, without the warm-up
+    assert weight(model) - before == pytest.approx(-0.3, rel=1e-5)
 
 
 def test_a_checkpoint_saved_during_the_fit_loads(tmp_path):

@@ -346,6 +346,13 @@ def test_a_copy_keeps_the_compile_configuration_but_not_the_optimizer_state(surg
 
 
 @each_surgery
+def test_a_copy_starts_with_the_rate_that_the_optimizer_has_by_now(surgery):
+    model = compiled(lenet())
+    model.optimizer.learning_rate = 0.25
+    assert float(surgery(model).optimizer.learning_rate) == 0.25
+
+
+@each_surgery
 def test_a_model_that_is_not_compiled_gives_one_that_is_not_compiled(surgery):
     assert not surgery(lenet()).compiled
 

@@ -162,14 +162,14 @@ class LinearScalingLR(RecordingCallback):
                     f"which the factor multiplies. Received: {self.base_learning_rate}"
                 )
             optimizer.learning_rate = ScaledSchedule(schedule, self.factor, steps, start)
-            restore = weakref.finalize(self, _set_rate, optimizer, schedule)
-            self._undo.append(restore)
             hook = ScheduleCorrection() if self.momentum_correction else None
             self._announce("its schedule", f"{self.factor:g} times that", steps)
         if hook is not None:
             add_hook(optimizer, hook)
-            # Also when the fit ends in an exception: the hook goes when this object does.
-            self._undo.append(weakref.finalize(self, remove_hook, optimizer, hook))
+        # When the fit ends in an exception, things are put back as soon as this object goes.
+        undo = weakref.finalize(self, _release, weakref.ref(self.model), optimizer, hook, schedule)
+        undo.atexit = False
+        self._undo.append(undo)
 
     def _announce(self, base, target, steps):
         if self.verbose:
@@ -211,7 +211,6 @@ class LinearScalingLR(RecordingCallback):
         for undo in self._undo:
             undo()
         self._undo = []
-        self.model.train_function = None  # the next fit compiles a step without the hook
 
     def __deepcopy__(self, memo):
         undo, starts = self._undo, self._starts
@@ -222,5 +221,11 @@ class LinearScalingLR(RecordingCallback):
             self._undo, self._starts = undo, starts
 
 
-def _set_rate(optimizer, rate):
-    optimizer.learning_rate = rate
+def _release(model, optimizer, hook, schedule):
+    """Take the scaling out again, also of the compiled step."""
+    if hook is not None:
+        remove_hook(optimizer, hook)
+    if schedule is not None:
+        optimizer.learning_rate = schedule
+    if model() is not None:
+        model().train_function = None
