@@ -50,7 +50,6 @@ def draw(table, path):
     figure = Figure(figsize=(11, 9), layout="constrained")
     for ax, column in zip(figure.subplots(3, 3).flat, columns, strict=True):
         rt.plots.search(table, column, ax=ax)
-    ax.legend()
     figure.suptitle("Each point is a trial: validation loss without penalties (lower is better)")
     figure.savefig(path, dpi=110)
 

@@ -91,14 +91,17 @@ class Batches:
                 return self
             chosen = np.random.default_rng(seed).choice(self.samples, samples, replace=False)
             return Batches(*_select(self._arrays, np.sort(chosen)), batch_size=self.batch_size)
-        taken, count = [], 0
+        taken, sizes = [], []
         for *parts, size in self:
+            if sum(sizes) >= samples:  # there is more: keep what was taken
+                whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
+                return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
             taken.append(parts)
-            count += size
-            if count >= samples:
-                break
+            sizes.append(size)
+        if sum(sizes) <= samples:
+            return self
         whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
-        return Batches(*_select(whole, slice(0, samples)), batch_size=self.batch_size)
+        return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
 
 
 def is_arrays(x):
@@ -129,10 +132,11 @@ def _check_dataset(x, y, sample_weight):
             "Expected `x` to be an array, a list or dict of arrays, a `tf.data.Dataset` or a "
             f"`keras.utils.PyDataset`. Received: x={x!r} (of type {type(x)})"
         )
+    name = "y" if y is not None else "sample_weight"
     if y is not None or sample_weight is not None:
         raise ValueError(
             "Expected `y` and `sample_weight` to be `None` beside a dataset, which gives them "
-            f"with each batch. Received: x={x!r} and y={'None' if y is None else 'not None'}"
+            f"with each batch. Received: x={x!r} and {name}=not None"
         )
 
 

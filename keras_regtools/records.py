@@ -81,7 +81,7 @@ def read(path):
         try:
             row = json.loads(line)
             rows.append((row["epoch"], row["step"], row["name"], _from_json(row["value"])))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             if number < len(lines):
                 raise ValueError(
                     f"Expected one record a line in {path}. Received in line {number}: {line!r}"

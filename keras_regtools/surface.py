@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_regtools import backend, vectors
 from keras_regtools.data import Batches
 from keras_regtools.layers.exact import exact_calls
-from keras_regtools.layers.shadow import all_layers, shadowed
+from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.validation import keras_model, one_of
 
 MODES = ("inference", "batch_statistics", "training")
@@ -161,8 +161,8 @@ class LossSurface:
     def _batch_loss(self, params, state, x, y, sample_weight, exact=False):
         """The loss of one batch, a scalar; the function that the backend differentiates."""
         with shadowed(self._shadows(exact and not backend.MOMENTS_HAVE_SECOND_DERIVATIVES)):
-            outputs, _, added = self.model.stateless_call(
-                params, state, x, training=self.mode == "training", return_losses=True
+            outputs, _, added = call_model(
+                self.model, params, state, x, self.mode == "training", return_losses=True
             )
         loss = self._loss(x, y, outputs, sample_weight, self.mode == "training")
         if self.penalties:

@@ -21,7 +21,7 @@ def _is_integer(value):
 def _is_finite(value):
     try:
         return math.isfinite(value)
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 

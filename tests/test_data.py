@@ -209,10 +209,11 @@ def test_the_seed_makes_the_subsample():
 @pytest.mark.parametrize("samples", [1, 2, 3, 4])
 def test_a_subsample_of_a_dataset_is_its_beginning(dataset, samples):
     batches = Batches(dataset()).subsample(samples)
-    x, y, weight, count = next(iter(batches))
-    assert (batches.samples, count) == (samples, samples)
-    for received, whole in ((x, X), (y, Y), (weight, WEIGHT)):
-        np.testing.assert_allclose(received, whole[:samples], rtol=1e-6)
+    *parts, counts = zip(*batches, strict=True)
+    assert batches.samples == samples
+    assert list(counts) == [2] * (samples // 2) + [1] * (samples % 2)  # in its own batches
+    for received, whole in zip(parts, (X, Y, WEIGHT), strict=True):
+        np.testing.assert_allclose(np.concatenate(received), whole[:samples], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dataset", [lambda: (X, Y, WEIGHT), *DATASETS])
@@ -225,11 +226,11 @@ def test_a_subsample_of_everything_keeps_the_batches(dataset, samples):
 
 def test_a_subsample_of_structures_keeps_them():
     dataset = tf.data.Dataset.from_tensor_slices(({"a": X, "b": Y}, Y)).batch(2)
-    x, y, weight, _ = next(iter(Batches(dataset).subsample(3)))
-    np.testing.assert_array_equal(x["a"], X[:3])
-    np.testing.assert_array_equal(x["b"], Y[:3])
-    np.testing.assert_array_equal(y, Y[:3])
-    assert weight is None
+    (_, (x, y, weight, count)) = Batches(dataset).subsample(3)
+    np.testing.assert_array_equal(x["a"], X[2:3])
+    np.testing.assert_array_equal(x["b"], Y[2:3])
+    np.testing.assert_array_equal(y, Y[2:3])
+    assert (weight, count) == (None, 1)
 
 
 # Refusals.

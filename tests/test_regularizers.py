@@ -155,8 +155,8 @@ def _with_keras_own(jit_compile, first, then):
 
 @pytest.mark.parametrize("jit_compile", JIT)
 @pytest.mark.parametrize("when", ["between fits", "during a fit", "during a fit, by the model"])
-@pytest.mark.parametrize(("first", "then"), [(0.0, 0.5), (0.5, 0.0)])
-def test_a_changed_strength_acts_at_once(when, first, then, jit_compile):
+def test_a_changed_strength_acts_at_once(when, jit_compile):
+    first, then = 0.0, 0.5  # nothing of the first may be frozen into the training step
     expected, expected_losses = _with_keras_own(jit_compile, first, then)
     penalty = L2(first)
     model = _compiled(_net(dense=penalty), jit_compile)

@@ -35,6 +35,10 @@ class RecordingCallback(keras.callbacks.Callback):
             self.params = {}
         return records.of_run(self.params)
 
+    def set_params(self, params):
+        super().set_params(params)
+        self.seconds = 0.0  # a new fit
+
     def record(self, epoch, values, step=None):
         """Add values to the records, at the optimizer's step unless another is given."""
         self.records.add(epoch, self.step() if step is None else step, values)

@@ -69,24 +69,30 @@ class Report(RecordingCallback):
         if not self._open:
             self._open = True
             self.files.directory.mkdir(parents=True, exist_ok=True)
-            self.files.open(self.records, epoch)
+            self._before = self.files.open(self.records, epoch)
             self.files.write_info(self._info)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         with self.timed(epoch):
             if self._own is None:  # what others record stays theirs, wherever they stand
-                taken = {*self.records.names(), "learning_rate"}
+                others = {row.name for row in self.records.rows[self._before :]}
+                taken = {*others, "learning_rate"}
                 self._own = [name for name in logs if name not in taken]
             self.record(epoch, {name: logs[name] for name in self._own if name in logs})
             if "learning_rate" not in self.records.claims:
                 self.record_rate(epoch)
         for monitor in self._monitors:
             monitor.on_epoch_end(epoch, logs)
-        self.record(epoch, {"time/fit": time.perf_counter() - self._begin})
+        self._epoch = epoch
+        self._record_time()
+
+    def _record_time(self):
+        self.record(self._epoch, {"time/fit": time.perf_counter() - self._begin})
 
     def on_train_end(self, logs=None):
         if self._open:
+            self._record_time()
             self.files.write_info({**self._info, "finished": True})
             self.page = report.write(self.files.directory)
 

@@ -1,9 +1,8 @@
 """The identity, which records the statistics of what flows through it."""
 
 import keras
-from keras import ops
 
-from keras_regtools.layers.recorder import Recorder, Recording, moments, reduction_axes
+from keras_regtools.layers.recorder import Recorder, Recording, mask_fits
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -17,6 +16,8 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         axis: The channel axis, an integer.
         record_every: Minimum, maximum and constant channels are recorded on every
             `record_every`-th training step, the rest on every step. A positive integer.
+        split: Whether `instrument` split the activation behind this layer out of the layer
+            before it, so that `strip` puts it back there.
         **kwargs: The arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -38,10 +39,11 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     has_reference = False
 
-    def __init__(self, axis=-1, *, record_every=10, **kwargs):
+    def __init__(self, axis=-1, *, record_every=10, split=False, **kwargs):
         super().__init__(**kwargs)
         self.axis = axis
-        self.recorder = Recorder(every=record_every, name="recorder")
+        self.split = bool(split)
+        self.recorder = Recorder(record_every, name="recorder")
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -55,14 +57,14 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         if training:
-            x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-            axes = reduction_axes(len(x.shape), self.axis)
-            self.recorder.record(x, axes, *moments(x, axes, mask))
+            # Some layers pass on a mask that does not belong to their output any more.
+            fits = mask is not None and mask_fits(mask, inputs)
+            self.recorder.record(inputs, self.axis, mask if fits else None)
         return inputs
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        config = {"axis": self.axis, "record_every": self.recorder.every}
+        config = {"axis": self.axis, "record_every": self.recorder.every, "split": self.split}
         return {**super().get_config(), **config}

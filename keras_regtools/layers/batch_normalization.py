@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_regtools.layers.recorder import Recorder, Recording, moments, reduction_axes
+from keras_regtools.layers.recorder import Recorder, Recording, mask_fits
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -44,24 +44,19 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
 
     def __init__(self, *args, record_every=10, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recorder = Recorder(every=record_every, name="recorder")
+        self.recorder = Recorder(record_every, name="recorder")
 
     def build(self, input_shape):
         super().build(input_shape)
         self.recorder.build(input_shape[self.axis])
 
     def call(self, inputs, training=None, mask=None):
-        if training:
-            self._record(inputs, mask)
+        # A mask of the wrong rank is refused below, as by the plain layer.
+        if training and (mask is None or mask_fits(mask, inputs)):
+            moving_std = ops.sqrt(self.moving_variance + self.epsilon)
+            reference = (self.moving_mean, moving_std)
+            self.recorder.record(inputs, self.axis, mask, reference, self.synchronized)
         return super().call(inputs, training=training, mask=mask)
-
-    def _record(self, inputs, mask):
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        axes = reduction_axes(len(x.shape), self.axis)
-        mean, variance = moments(x, axes, mask, self.synchronized)
-        moving_mean = ops.cast(self.moving_mean, x.dtype)
-        moving_std = ops.sqrt(ops.cast(self.moving_variance, x.dtype) + self.epsilon)
-        self.recorder.record(x, axes, mean, variance, (moving_mean, moving_std))
 
     def get_config(self):
         return {**super().get_config(), "record_every": self.recorder.every}

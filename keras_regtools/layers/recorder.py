@@ -1,5 +1,6 @@
 """The recorder inside a layer: sums over training steps, kept in the graph as hidden state."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -13,13 +14,13 @@ class Recorder(State):
     """Per-channel statistics of a tensor over the training steps since the last reading.
 
     Args:
-        every: Extremes and constant channels are taken on every `every`-th step, beginning with
-            the first one after a reading; means and variances on every step.
+        record_every: Extremes and constant channels are taken on every so many steps, beginning
+            with the first one after a reading; means and variances on every step.
     """
 
-    def __init__(self, every=10, **kwargs):
+    def __init__(self, record_every=10, **kwargs):
         super().__init__(**kwargs)
-        self.every = positive_integer("every", every)
+        self.every = positive_integer("record_every", record_every)
 
     def build(self, channels):
         self.steps = self.add_weight(
@@ -31,19 +32,23 @@ class Recorder(State):
         self.extremes = self.add_weight(name="extremes", **_float_state((3, channels)))
         self.built = True
 
-    def record(self, x, axes, mean, variance, reference=None):
+    def record(self, x, axis, mask=None, reference=None, synchronized=False):
         """Add one step.
 
         Args:
-            x: The tensor, float32 or wider.
-            axes: The axes to reduce, all but the channel axis.
-            mean, variance: Its moments over `axes`, one entry per channel.
+            x: The tensor.
+            axis: The channel axis.
+            mask: `None`, or a tensor of one rank less than `x`, true where entries count.
             reference: `(mean, standard deviation)` to measure the distance to, or `None`.
+            synchronized: Whether the moments are those over all replicas.
         """
+        x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        axes = reduction_axes(len(x.shape), axis)
+        mean, variance = moments(x, axes, mask, synchronized)
         if reference is None:
             distances = [ops.zeros_like(mean), ops.zeros_like(mean)]
         else:
-            moving_mean, moving_std = reference
+            moving_mean, moving_std = (ops.cast(part, x.dtype) for part in reference)
             distances = [
                 ops.abs(mean - moving_mean) / moving_std,
                 ops.abs(ops.sqrt(variance) - moving_std) / moving_std,
@@ -55,7 +60,7 @@ class Recorder(State):
         self.extremes.assign(
             ops.cond(
                 ops.equal(ops.mod(self.steps, self.every), 0),
-                lambda: _merge(seen, self.steps, x, axes, variance),
+                lambda: _merge(seen, self.steps, x, axes, mask, variance),
                 lambda: seen,
             )
         )
@@ -136,11 +141,23 @@ def moments(x, axes, mask=None, synchronized=False):
     """
     if mask is None:
         return ops.moments(x, axes=axes, synchronized=synchronized)
-    weight = ops.broadcast_to(ops.expand_dims(ops.cast(mask, x.dtype), -1), ops.shape(x))
+    weight = ops.cast(_spread(mask, x), x.dtype)
     count = ops.maximum(ops.sum(weight, axis=axes), 1)
     mean = ops.sum(weight * x, axis=axes) / count
     centered = x - ops.reshape(mean, [-1 if i not in axes else 1 for i in range(len(x.shape))])
     return mean, ops.sum(weight * ops.square(centered), axis=axes) / count
+
+
+def mask_fits(mask, x):
+    """Whether a mask still belongs to the tensor: one rank less, and sizes that broadcast."""
+    if len(mask.shape) != len(x.shape) - 1:
+        return False
+    pairs = zip(mask.shape, x.shape[:-1], strict=True)
+    return all(m is None or n is None or m in (1, n) for m, n in pairs)
+
+
+def _spread(mask, x):
+    return ops.broadcast_to(ops.expand_dims(ops.cast(mask, "bool"), -1), ops.shape(x))
 
 
 def reduction_axes(rank, axis):
@@ -148,9 +165,13 @@ def reduction_axes(rank, axis):
     return [i for i in range(rank) if i != axis % rank]
 
 
-def _merge(seen, steps, x, axes, variance):
+def _merge(seen, steps, x, axes, mask, variance):
+    low = high = x
+    if mask is not None:
+        counts = _spread(mask, x)
+        low, high = ops.where(counts, x, np.inf), ops.where(counts, x, -np.inf)
+    now = ops.cast(ops.stack([-ops.min(low, axis=axes), ops.max(high, axis=axes)]), "float32")
     # The first sampled step replaces the zeros that a reset leaves behind.
-    now = ops.cast(ops.stack([-ops.min(x, axis=axes), ops.max(x, axis=axes)]), "float32")
     extremes = ops.where(ops.equal(steps, 0), now, ops.maximum(seen[:2], now))
     constant = seen[2:] + ops.cast(variance < CONSTANT_VARIANCE, "float32")[None]
     return ops.concatenate([extremes, constant])

@@ -1,6 +1,7 @@
 """Shadow the `call` of single layers while tracing, and find the layers to shadow."""
 
 import contextlib
+import inspect
 
 import keras
 
@@ -23,6 +24,13 @@ def shadowed(calls):
     finally:
         for layer in done:
             object.__delattr__(layer, "call")
+
+
+def call_model(model, params, state, x, training, **kwargs):
+    """`model.stateless_call`, with `training` only for a `call` that takes it, as `fit` does."""
+    if "training" in inspect.signature(type(model).call).parameters:
+        kwargs["training"] = training
+    return model.stateless_call(params, state, x, **kwargs)
 
 
 def all_layers(model):

@@ -13,7 +13,10 @@ def loss(records, ax=None):
     Returns:
         The axes.
     """
-    ax = over_epochs(on(ax))
+    ax = on(ax)
+    if not {"loss", "val_loss"} & set(records.names()):
+        return note(ax, "No loss was recorded.")
+    over_epochs(ax)
     curve(ax, records, "loss", label="training")
     curve(ax, records, "val_loss", label="validation")
     log_if_wide(ax, records.series("loss")[1] + records.series("val_loss")[1])

@@ -32,6 +32,7 @@ def activation_ranges(records, ax=None):
         quantity: np.array([records.last(f"activations/{layer}/{quantity}") for layer in layers])
         for quantity in ("mean", "std", "minimum", "maximum")
     }
+    last = {name: np.where(np.isfinite(values), values, np.nan) for name, values in last.items()}
     ax.hlines(rows, last["minimum"], last["maximum"], color="0.7", label="minimum to maximum")
     ax.errorbar(
         last["mean"], rows, xerr=last["std"], fmt="o", capsize=3, label="mean ± standard deviation"
@@ -39,7 +40,7 @@ def activation_ranges(records, ax=None):
     ax.set_yticks(rows, layers, fontsize=7)
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
-    ax.set(title="What each layer received, last epoch", xlabel="activation")
+    ax.set(title="What each layer received, last epoch", xlabel="activation", ylabel="layer")
     ax.legend(fontsize=7)
     return ax
 

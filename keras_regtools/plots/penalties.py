@@ -1,5 +1,7 @@
 """How large each weight penalty is beside the data loss."""
 
+import math
+
 from keras_regtools.plots.axes import by_depth, curve, legend, note, on, over_epochs
 
 
@@ -11,7 +13,7 @@ def penalties(records, ax=None):
         ax: Matplotlib axes to draw on; those of a new figure by default.
 
     Returns:
-        The axes, with a logarithmic vertical axis.
+        The axes, with a logarithmic vertical axis where there is anything above zero.
     """
     ax = on(ax)
     names = [name for name in records.names() if name.startswith("penalty/")]
@@ -21,7 +23,9 @@ def penalties(records, ax=None):
     curve(ax, records, "data_loss", label="data loss", color="black", linewidth=2)
     for name, colour in zip(names, by_depth(len(names)), strict=True):
         curve(ax, records, name, label=_short(name), color=colour)
-    ax.set_yscale("log")
+    values = [v for name in ("data_loss", *names) for v in records.series(name)[1]]
+    if any(math.isfinite(v) and v > 0 for v in values):
+        ax.set_yscale("log")
     ax.set(title="Weight penalties beside the data loss", ylabel="part of the loss")
     legend(ax)
     return ax

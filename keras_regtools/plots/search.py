@@ -39,6 +39,7 @@ def search(table, x, y="val_loss", ax=None):
         if len(values) and values.min() > 0 and values.max() > 30 * values.min():
             scale("log")
             axis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel=x, ylabel=y)
+    ax.set(title=f"{y} by {x}", xlabel=x, ylabel=y)
+    ax.legend(fontsize=7)
     ax.grid(alpha=0.3)
     return ax

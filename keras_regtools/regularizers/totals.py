@@ -10,7 +10,8 @@ def penalties(model):
         model: A built `keras.Model`; regularizers of Keras count as well as ours.
 
     Returns:
-        A dict from `variable.path` to a float, one entry per regularized trainable weight.
+        A dict from `variable.path` to a float, one entry per regularized trainable weight (paths
+        that occur twice are numbered).
         Their sum is what the weight penalties add to the loss.
 
     Example:
@@ -21,8 +22,12 @@ def penalties(model):
     >>> penalties(keras.Sequential([keras.Input((3,)), dense], name="m"))
     {'...kernel': 1.5}
     """
-    return {
-        variable.path: float(ops.convert_to_numpy(variable.regularizer(variable)))
-        for variable in model.trainable_variables
-        if variable.regularizer is not None
-    }
+    found = {}
+    for variable in model.trainable_variables:
+        if variable.regularizer is not None:
+            path, number = variable.path, 1
+            while path in found:
+                number += 1
+                path = f"{variable.path}_{number}"
+            found[path] = float(ops.convert_to_numpy(variable.regularizer(variable)))
+    return found

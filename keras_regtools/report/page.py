@@ -127,6 +127,8 @@ def write(directory):
             encoded = base64.b64encode(png).decode("ascii")
             alternative = name.replace("_", " ")
             pictures.append({"data": encoded, "alt": alternative, "reading": reading})
+        else:  # one of an earlier run does not belong to this one
+            (files.directory / f"{name}.png").unlink(missing_ok=True)
     path = files.directory / "report.html"
     page = _template().render(
         title=info.get("settings", {}).get("title") or info.get("model") or "Run",
@@ -162,12 +164,13 @@ def _findings(records, info):
     if not epochs:
         return ["No epoch was finished."]
     findings = [
-        f"Training loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {len(epochs)} epochs."
+        f"Training loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {len(epochs)} "
+        f"epoch{'s' if len(epochs) > 1 else ''}."
     ]
     if any(not math.isfinite(v) for v in losses):
         findings.append("The training loss became NaN or infinite: the run diverged.")
     validation = records.series("val_loss")[1]
-    if validation:
+    if any(math.isfinite(value) for value in validation):
         best = min(range(len(validation)), key=lambda i: _or_infinity(validation[i]))
         findings.append(
             f"Validation loss was lowest in epoch {records.series('val_loss')[0][best] + 1}, at "

@@ -34,8 +34,9 @@ class RunFiles:
         """Begin to write the records of a run that starts with `first_epoch`.
 
         A resumed run goes on after the epochs that are there; a new run keeps the old files aside
-        under a number.
+        under a number. Returns how many records came from before.
         """
+        kept = []
         if self.records_path.exists() and self.records_path.stat().st_size:
             before = read(self.records_path)
             kept = [row for row in before.rows if row.epoch < first_epoch]
@@ -44,6 +45,7 @@ class RunFiles:
             else:
                 self._set_aside()
         records.write_to(self.records_path)
+        return len(kept)
 
     def _set_aside(self):
         number = 1
@@ -66,6 +68,7 @@ def describe(model, params, settings):
     optimizer = model.optimizer
     config = optimizer.get_config() if optimizer is not None else {}
     simple = {k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))}
+    simple.pop("name", None)
     return {
         "model": model.name,
         "parameters": model.count_params() if model.built else None,

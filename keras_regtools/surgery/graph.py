@@ -49,11 +49,13 @@ class Graph:
             ]
             outputs = list(_names(config["output_layers"]))
         self._next, self._before = {}, {}
-        for source, target in edges:
+        for source, target in dict.fromkeys(edges):  # a layer used twice follows once
             self._next.setdefault(source, []).append(target)
             self._before.setdefault(target, []).append(source)
         self._outputs = set(outputs)
         self._gives_output = gives_output
+        self.names_outputs = not isinstance(model, keras.Sequential)
+        self._given = set()
 
     def after(self, layer):
         """The only layer that follows, or `None` if there are none or several."""
@@ -70,6 +72,21 @@ class Graph:
     def is_output(self, layer):
         """Whether the layer gives an output of the network."""
         return self._gives_output and layer.name in self._outputs
+
+    def free_name(self, name):
+        """`name`, with a number if the model has a layer or was given one of that name already."""
+        number, free = 1, name
+        while free in self.layers or free in self._given:
+            free, number = f"{name}_{number}", number + 1
+        self._given.add(free)
+        return free
+
+    def owner(self, layer):
+        """A convolutional or dense layer whose block ends with this layer, or `None`."""
+        return next((x for x in self.layers.values() if self._ends_at(x, layer)), None)
+
+    def _ends_at(self, layer, end):
+        return group(layer) is not None and self.end_of_block(layer) is end
 
     def end_of_block(self, layer):
         """The last of the normalizations and activations that follow the layer one by one."""
@@ -105,8 +122,9 @@ def _sources(nodes):
         if nodes.get("class_name") == "__keras_tensor__":
             yield nodes["config"]["keras_history"][0]
         else:
-            for value in nodes.values():
-                yield from _sources(value)
+            for key, value in nodes.items():
+                if key != "mask":  # which comes from far above
+                    yield from _sources(value)
     elif isinstance(nodes, (list, tuple)):
         for value in nodes:
             yield from _sources(value)

@@ -40,15 +40,17 @@ def instrument(model, *, record_every=10):
 
     def replace(layer, graph):
         if type(layer) is keras.layers.BatchNormalization:
-            config = {**_plain_config(layer, keep_penalties=True), "record_every": record_every}
-            chain = [InstrumentedBatchNormalization.from_config(config)]
+            chain = [copy_of(layer, InstrumentedBatchNormalization, record_every=record_every)]
         elif fused_activation(layer) is not None:
-            chain = [copy_of(layer, activation="linear"), _statistics(layer, record_every)]
-            chain.append(_split_activation(layer))
+            chain = [
+                copy_of(layer, activation="linear", **_names_apart(layer, graph)),
+                _statistics(layer, graph, record_every, split=True),
+                split_activation(layer, graph),
+            ]
         elif isinstance(layer, ACTIVATIONS) and not isinstance(
             graph.before(layer), (keras.layers.BatchNormalization, ActivationStatistics)
         ):
-            chain = [_statistics(layer, record_every), copy_of(layer)]
+            chain = [_statistics(layer, graph, record_every), copy_of(layer)]
         else:
             chain = [copy_of(layer)]
         instrumented.extend(new for new in chain if _records(new))
@@ -94,44 +96,65 @@ def strip(model):
             return []
         if _split_from(layer, graph) is not None:
             return []
-        config = _plain_config(layer)
+        changes = _plain_penalties(layer)
         if type(layer) is InstrumentedBatchNormalization:
+            config = {**layer.get_config(), **changes}
             del config["record_every"]
             return [keras.layers.BatchNormalization.from_config(config)]
         activation = _split_off(layer, graph)
         if activation is not None:
-            config["activation"] = activation.get_config()["activation"]
-        return [type(layer).from_config(config)]
+            changes["activation"] = _copied(getattr(activation, "activation", activation))
+            if graph.names_outputs and graph.is_output(activation):
+                changes["name"] = activation.name
+        return [copy_of(layer, **changes)]
 
     return rewrite(model, replace)
 
 
-def _statistics(layer, record_every):
+def _statistics(layer, graph, record_every, split=False):
     axis = getattr(layer, "axis", -1)
     if getattr(layer, "data_format", None) == "channels_first":
         axis = 1
     return ActivationStatistics(
         axis if isinstance(axis, int) else -1,
         record_every=record_every,
-        name=f"{layer.name}_statistics",
+        split=split,
+        name=graph.free_name(f"{layer.name}_statistics"),
         dtype=layer.dtype_policy,
     )
 
 
-def _split_activation(layer):
+def split_activation(layer, graph):
+    """A layer for the activation that is fused into a layer."""
     activation = fused_activation(layer)
-    if isinstance(activation, keras.layers.Layer):
-        activation = copy_of(activation)
-    name = f"{layer.name}_activation"
+    is_layer = isinstance(activation, keras.layers.Layer)
+    if graph.names_outputs and graph.is_output(layer):
+        name = layer.name
+    else:
+        name = graph.free_name(activation.name if is_layer else f"{layer.name}_activation")
+    if is_layer:
+        return copy_of(activation, name=name)
     return keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy)
+
+
+def _names_apart(layer, graph):
+    """Another name for a layer whose own one goes to its activation, as a loss may ask for it."""
+    if graph.names_outputs and graph.is_output(layer):
+        return {"name": graph.free_name(f"{layer.name}_linear")}
+    return {}
+
+
+def _copied(activation):
+    return copy_of(activation) if isinstance(activation, keras.layers.Layer) else activation
 
 
 def _split_off(layer, graph):
     """The activation that `instrument` split out of the layer, or `None`."""
     recorder = graph.after(layer) if group(layer) else None
-    activation = graph.after(recorder) if isinstance(recorder, ActivationStatistics) else None
-    is_ours = activation is not None and activation.name == f"{layer.name}_activation"
-    return activation if is_ours else None
+    if not (isinstance(recorder, ActivationStatistics) and recorder.split):
+        return None
+    activation = graph.after(recorder)
+    return None if activation.weights else activation  # those with weights stay apart
 
 
 def _split_from(layer, graph):
@@ -144,12 +167,11 @@ def _records(layer):
     return isinstance(layer, (ActivationStatistics, InstrumentedBatchNormalization))
 
 
-def _plain_config(layer, keep_penalties=False):
-    """The layer's configuration, with our penalties kept or made Keras' own."""
-    config = layer.get_config()
-    for key in config:
-        penalty = getattr(layer, key, None) if key.endswith("_regularizer") else None
-        if isinstance(penalty, Penalty):
-            plain = getattr(keras.regularizers, type(penalty).__name__)
-            config[key] = penalty if keep_penalties else plain(**penalty.get_config())
-    return config
+def _plain_penalties(layer):
+    """Keras' own regularizers in place of ours, as changes to the layer's configuration."""
+    found = {key: getattr(layer, key, None) for key in layer.get_config()}
+    return {
+        key: getattr(keras.regularizers, type(value).__name__)(**value.get_config())
+        for key, value in found.items()
+        if isinstance(value, Penalty)
+    }

@@ -7,7 +7,7 @@ from keras import ops, tree
 from keras_regtools import backend
 from keras_regtools.data import Batches
 from keras_regtools.layers.recorder import moments, reduction_axes
-from keras_regtools.layers.shadow import all_layers, shadowed
+from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.validation import keras_model
 
 
@@ -62,31 +62,44 @@ def recalibrate(model, x, *, batch_size=256):
             [ops.convert_to_tensor(v) for v in model.non_trainable_variables],
             tree.map_structure(ops.convert_to_tensor, inputs),
         )
-        for index, (mean, variance) in found.items():
-            mean = np.asarray(ops.convert_to_numpy(mean), "float64")
-            square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
-            total = totals.setdefault(index, [0, 0.0, 0.0])
-            totals[index] = [total[0] + count, total[1] + count * mean, total[2] + count * square]
+        for index, uses in found.items():
+            for mean, variance, share in uses:
+                mean = np.asarray(ops.convert_to_numpy(mean), "float64")
+                square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
+                seen = count * float(ops.convert_to_numpy(share))
+                total = totals.get(index, (0, 0.0, 0.0))
+                new = (seen, seen * mean, seen * square)
+                totals[index] = tuple(a + b for a, b in zip(total, new, strict=True))
     for index, (count, mean, square) in totals.items():
-        layers[int(index)].moving_mean.assign(mean / count)
-        layers[int(index)].moving_variance.assign(square / count - (mean / count) ** 2)
+        if count > 0:
+            layers[int(index)].moving_mean.assign(mean / count)
+            layers[int(index)].moving_variance.assign(square / count - (mean / count) ** 2)
     return model
 
 
 def _batch_moments(model, layers, params, state, x):
-    """The moments of what each layer receives, by the layer's index."""
+    """`(mean, variance, share of unmasked entries)` of each use of a layer, by its index."""
     found = {}
 
-    def watched(index, layer, call):
+    def watched(index, layer):
         def watching(inputs, training=None, mask=None):
             wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
             axes = reduction_axes(len(wide.shape), layer.axis)
-            found[str(index)] = moments(wide, axes, mask)
-            return call(inputs, training=True, mask=mask)
+            mean, variance = moments(wide, axes, mask)
+            share = ops.ones(()) if mask is None else ops.mean(ops.cast(mask, "float32"))
+            found.setdefault(str(index), []).append((mean, variance, share))
+            # A frozen layer too is followed by what its new statistics will make of the data.
+            scale, offset = (
+                None if v is None else ops.cast(v, wide.dtype)
+                for v in (getattr(layer, "gamma", None), getattr(layer, "beta", None))
+            )
+            outputs = ops.batch_normalization(
+                wide, mean, variance, layer.axis, offset, scale, layer.epsilon
+            )
+            return ops.cast(outputs, layer.compute_dtype)
 
         return watching
 
-    calls = [(layer, watched(i, layer, layer.call)) for i, layer in enumerate(layers)]
-    with shadowed(calls):
-        model.stateless_call(params, state, x, training=False)
+    with shadowed([(layer, watched(i, layer)) for i, layer in enumerate(layers)]):
+        call_model(model, params, state, x, training=False)
     return found

@@ -3,6 +3,7 @@
 import keras
 
 from keras_regtools.surgery.graph import fused_activation, group
+from keras_regtools.surgery.instrument import split_activation
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 from keras_regtools.validation import rate
 
@@ -75,7 +76,7 @@ def regularize(
         inner = not graph.is_output(end)
         chain = [new]
         if batch_norm and inner and not _has_normalization(layer, graph):
-            chain = _with_normalization(layer, new)
+            chain = _with_normalization(layer, new, graph)
         if end is layer and inner:
             chain += _dropout_after(layer, graph, rates[kind])
         return chain
@@ -93,24 +94,14 @@ def regularize(
 def _replace_other(layer, graph, rates):
     """Layers without a kernel: dropout goes behind the last one of a block, or changes there."""
     if type(layer) is keras.layers.Dropout:
-        owner = _owner(graph.before(layer), graph)
+        owner = graph.owner(graph.before(layer))
         new_rate = rates.get(group(owner)) if owner is not None else None
         return [copy_of(layer) if new_rate is None else copy_of(layer, rate=new_rate)]
-    owner = _owner(layer, graph)
+    owner = graph.owner(layer)
     chain = [copy_of(layer)]
-    if owner is not None and graph.end_of_block(owner) is layer and not graph.is_output(layer):
+    if owner is not None and not graph.is_output(layer):
         chain += _dropout_after(layer, graph, rates[group(owner)])
     return chain
-
-
-def _owner(layer, graph):
-    """The convolutional or dense layer whose normalization or activation this is."""
-    while layer is not None and group(layer) is None:
-        before = graph.before(layer)
-        if before is None or graph.end_of_block(before) is before:
-            return None
-        layer = before
-    return layer
 
 
 def _has_normalization(layer, graph):
@@ -122,19 +113,16 @@ def _has_normalization(layer, graph):
     return False
 
 
-def _with_normalization(layer, new):
-    activation = fused_activation(layer)
-    policy = layer.dtype_policy
-    normalization = keras.layers.BatchNormalization(name=f"{layer.name}_batch_norm", dtype=policy)
-    if activation is None:
+def _with_normalization(layer, new, graph):
+    name = graph.free_name(f"{layer.name}_batch_norm")
+    normalization = keras.layers.BatchNormalization(name=name, dtype=layer.dtype_policy)
+    if fused_activation(layer) is None:
         return [new, normalization]
-    new.activation = keras.activations.linear
-    name = f"{layer.name}_activation"
-    return [new, normalization, keras.layers.Activation(activation, name=name, dtype=policy)]
+    return [copy_of(new, activation="linear"), normalization, split_activation(layer, graph)]
 
 
 def _dropout_after(layer, graph, value):
     if not value or type(graph.after(layer)) is keras.layers.Dropout:
         return []
-    name = f"{layer.name}_dropout"
+    name = graph.free_name(f"{layer.name}_dropout")
     return [keras.layers.Dropout(value, name=name, dtype=layer.dtype_policy)]

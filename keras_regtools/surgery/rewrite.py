@@ -1,5 +1,6 @@
 """Copy a model, putting a chain of layers in the place of each layer."""
 
+import inspect
 import random
 import warnings
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_regtools.regularizers.strength import Penalty
-from keras_regtools.surgery.graph import Graph, is_graph_model
+from keras_regtools.surgery.graph import ACTIVATIONS, Graph, is_graph_model
 from keras_regtools.validation import keras_model
 
 
@@ -17,7 +18,7 @@ def rewrite(model, replace):
     Args:
         model: A built Sequential or functional model; models inside it are rewritten too.
         replace: Function `(layer, graph) -> list of new layers`, applied one after the other;
-            an empty list removes the layer. The one with the old name gets the old weights.
+            an empty list removes the layer. The first one of its kind gets the old weights.
 
     Returns:
         The new model: same names, weights and compile configuration, a new optimizer state.
@@ -30,13 +31,31 @@ def rewrite(model, replace):
         random.setstate(state)
 
 
-def copy_of(layer, **changes):
-    """A new layer with the same configuration but for the changes; our penalties are shared."""
+def copy_of(layer, kind=None, **changes):
+    """A new layer with the same configuration but for the changes.
+
+    Our penalties are shared with it, and so are functions, which may be the user's own and unknown
+    to Keras; a layer used as an activation is copied.
+    """
     config = layer.get_config()
     for key in config:
-        if key.endswith("_regularizer") and isinstance(getattr(layer, key, None), Penalty):
-            config[key] = getattr(layer, key)
-    return type(layer).from_config({**config, **changes})
+        value = getattr(layer, key, None)
+        is_function = inspect.isfunction(value) and key not in changes
+        if isinstance(value, Penalty) or is_function:
+            config[key] = value
+    return (kind or type(layer)).from_config({**config, **changes})
+
+
+def _own_objects(model):
+    """The user's own functions and classes in the compile arguments, by name."""
+    kept = [v for v in vars(model).values() if type(v).__name__ == "SerializableDict"]
+    given = [v for arguments in kept for v in keras.tree.flatten(arguments.config)]
+    found = {}
+    for value in [*given, *keras.tree.flatten(model.loss)]:
+        value = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
+        if value.__module__.split(".")[0] not in ("builtins", "keras"):
+            found[value.__name__] = value
+    return found
 
 
 def _rewrite(model, replace, gives_output):
@@ -63,7 +82,7 @@ def _rewrite(model, replace, gives_output):
     else:
         new = _rewrite_functional(model, chain_of)
     _copy_state(model, chains)
-    _copy_compilation(model, new)
+    copy_compilation(model, new)
     return new
 
 
@@ -106,25 +125,33 @@ def _rewrite_functional(model, chain_of):
 
 def _copy_state(model, chains):
     for old in model.layers:
-        for new in chains.get(id(old), []):
-            if isinstance(old, keras.Model) or new.name != old.name:
-                continue
-            new.set_weights(old.get_weights())
-            for target, source in zip(_seeds(new), _seeds(old), strict=False):
-                target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
+        chain = chains.get(id(old), [])
+        heirs = [x for x in chain if isinstance(x, type(old)) or isinstance(old, type(x))]
+        if not heirs or isinstance(old, keras.Model):
+            continue
+        new = heirs[0]
+        # An activation with weights may stand behind the layer now, instead of in it.
+        split = [x for x in chain if x is not new and isinstance(x, ACTIVATIONS)]
+        targets = [variable for layer in (new, *split) for variable in layer.weights]
+        for target, source in zip(targets, old.weights, strict=True):
+            target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
+        for target, source in zip(_seeds(new), _seeds(old), strict=False):
+            target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        if hasattr(new, "finalize_state"):  # Normalization and its kin
+            new.finalize_state()
 
 
 def _seeds(layer):
     return [v for v in layer.variables if v.name == "seed_generator_state"]
 
 
-def _copy_compilation(model, new):
+def copy_compilation(model, new, **changes):
+    """Compile `new` as `model` is, but for the changes to the configuration."""
     if not model.compiled:
         return
-    own = {model.loss.__name__: model.loss} if hasattr(model.loss, "__name__") else {}
     try:
-        with keras.saving.custom_object_scope(own):
-            new.compile_from_config(model.get_compile_config())
+        with keras.saving.custom_object_scope(_own_objects(model)):
+            new.compile_from_config({**model.get_compile_config(), **changes})
     except (TypeError, ValueError) as error:
         warnings.warn(
             f"The compile configuration of the model {model.name!r} could not be copied: call "

@@ -12,7 +12,14 @@ from keras_regtools.data import Batches, is_arrays
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import regularize
 from keras_regtools.surgery.graph import group
-from keras_regtools.validation import keras_model, one_of, positive_integer
+from keras_regtools.surgery.rewrite import copy_compilation
+from keras_regtools.validation import (
+    keras_model,
+    non_negative,
+    one_of,
+    positive,
+    positive_integer,
+)
 
 
 class RegularizationHyperModel(keras_tuner.HyperModel):
@@ -90,9 +97,9 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         self.loss = loss
         self.batch_sizes = [positive_integer("batch_sizes", size) for size in batch_sizes]
         self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
-        self.learning_rates = learning_rates
+        self.learning_rates = [positive("learning_rates", value) for value in learning_rates]
         self.rule = one_of("rule", rule, ("linear", "sqrt"))
-        self.warmup_epochs = warmup_epochs
+        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
         self.samples = positive_integer("samples", samples)
         self.batch_norm = batch_norm
 
@@ -121,10 +128,10 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         else:
             optimizer = keras.optimizers.Adam(rate)
         if model.compiled:
-            config = model.get_compile_config()
-            new.compile_from_config({**config, "optimizer": keras.optimizers.serialize(optimizer)})
+            copy_compilation(model, new, optimizer=keras.optimizers.serialize(optimizer))
         else:
             new.compile(optimizer, self.loss, metrics=["accuracy"])
+            optimizer.build(new.trainable_variables)  # so that the tuner can load its state
 
     def fit(self, hp, model, x=None, y=None, *args, validation_data=None, callbacks=(), **kwargs):
         if x is None or not is_arrays(x):
