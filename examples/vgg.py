@@ -63,7 +63,13 @@ def main():
     else:
         samples = 64 if args.smoke else 256
         callbacks.append(rt.callbacks.Sharpness(training, every=5, samples=samples))
-    model.fit(training, epochs=args.epochs, validation_data=validation, callbacks=callbacks)
+    model.fit(
+        training,
+        epochs=args.epochs,
+        validation_data=validation,
+        callbacks=callbacks,
+        shuffle=False,  # the dataset shuffles itself
+    )
     print(f"Report: {report.page.path}")
 
 

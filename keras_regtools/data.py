@@ -81,7 +81,7 @@ class Batches:
             seed: Seed of the choice, for arrays.
 
         Returns:
-            `Batches` of arrays, or of the same dataset when all of it is kept.
+            `Batches` of arrays; of a dataset, in batches as large as its first one.
         """
         if samples is None:
             return self
@@ -93,13 +93,11 @@ class Batches:
             return Batches(*_select(self._arrays, np.sort(chosen)), batch_size=self.batch_size)
         taken, sizes = [], []
         for *parts, size in self:
-            if sum(sizes) >= samples:  # there is more: keep what was taken
-                whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
-                return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
             taken.append(parts)
             sizes.append(size)
-        if sum(sizes) <= samples:
-            return self
+            if sum(sizes) >= samples:
+                break
+        # What was read is kept, in batches of the same size: a dataset may shuffle itself anew.
         whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
         return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
 
@@ -132,6 +130,13 @@ def _check_dataset(x, y, sample_weight):
             "Expected `x` to be an array, a list or dict of arrays, a `tf.data.Dataset` or a "
             f"`keras.utils.PyDataset`. Received: x={x!r} (of type {type(x)})"
         )
+    try:
+        len(x)
+    except TypeError as error:  # which a dataset of unknown length raises too
+        if "infinite" in str(error):
+            raise ValueError(
+                f"Expected data that come to an end. Received: the infinite dataset {x!r}"
+            ) from error
     name = "y" if y is not None else "sample_weight"
     if y is not None or sample_weight is not None:
         raise ValueError(

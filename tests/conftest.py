@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if os.environ.get("KERAS_BACKEND") == "torch":  # threads get in each other's way on tiny tensors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
 import matplotlib

@@ -449,15 +449,22 @@ def test_surgery_leaves_the_random_state_of_python_alone(surgery):
 
 
 @each_surgery
-def test_a_copy_keeps_its_name_frozen_layers_and_dtype_policies(surgery):
-    keras.config.set_dtype_policy("mixed_float16")
+def test_a_copy_keeps_its_name_and_its_frozen_layers(surgery):
     model = alexnet()
     model.get_layer("conv").trainable = False
     model.get_layer("dense_bn").trainable = False
     copy = surgery(model)
     assert copy.name == "alexnet"
     assert [layer.name for layer in copy.layers if not layer.trainable] == ["conv", "dense_bn"]
-    assert {layer.dtype_policy.name for layer in copy.layers} == {"mixed_float16"}
+
+
+@pytest.mark.parametrize("build", [lenet, alexnet])
+@each_surgery
+def test_a_copy_keeps_the_dtype_policies_whatever_the_present_one(surgery, build):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = build()
+    keras.config.set_dtype_policy("float32")
+    assert {layer.dtype_policy.name for layer in surgery(model).layers} == {"mixed_float16"}
 
 
 @pytest.mark.parametrize("taken", ["dense_activation", "dense_statistics"])

@@ -225,6 +225,11 @@ def test_batch_norm_put_in_computes_its_formula_before_the_activation():
             "conv conv_batch_norm conv_activation conv_dropout flatten dense dense_batch_norm "
             "dense_activation dense_dropout output",
         ),
+        (
+            lambda: sequential(sequential(dense("inner", "relu"), name="trunk"), dense("output")),
+            {"dense_dropout": 0.2, "batch_norm": True},
+            "inner inner_batch_norm inner_activation inner_dropout output",
+        ),
     ],
 )
 def test_each_layer_is_put_where_it_belongs_in_a_chain(build, settings, expected):

@@ -208,15 +208,19 @@ def test_a_trial_is_measured_with_the_weights_of_its_best_epoch():
     assert results["val_loss"] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_model_without_accuracy_gives_none():
+def test_a_model_without_accuracy_gives_none_and_penalties_count_nowhere():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(1, kernel_regularizer=L2(0.5))])
     model.compile("sgd", "mse")
     hypermodel = RegularizationHyperModel(dense_only)
     results = hypermodel.measure(model, TRAINING[0], TRAINING[1], VALIDATION)
     expected = {"val_loss", "loss", "generalization_gap", "generalization_ratio", "sharpness"}
     assert set(results) == expected
-    predicted = model.predict(VALIDATION[0], verbose=0)[:, 0]
-    assert results["val_loss"] == pytest.approx(np.mean((predicted - VALIDATION[1]) ** 2))
+    losses = [
+        np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2) for x, y in (VALIDATION, TRAINING)
+    ]
+    assert (results["val_loss"], results["loss"]) == pytest.approx(losses)
+    surface = LossSurface(model, *TRAINING, mode="batch_statistics", penalties=False)
+    assert results["sharpness"] == pytest.approx(measures.keskar_sharpness(surface).value)
 
 
 def test_the_weights_of_validation_samples_count():

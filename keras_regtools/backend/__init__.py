@@ -25,8 +25,11 @@ else:
 
 # TensorFlow's moments hide the mean inside the variance from second derivatives.
 MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
+# PyTorch's are computed as E[x²] − E[x]², which cancels, down to negative variances.
+MOMENTS_CANCEL = _name == "torch"
 
 __all__ = [
+    "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "frozen_draws",
     "hvp",

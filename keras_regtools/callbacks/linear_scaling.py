@@ -154,7 +154,7 @@ class LinearScalingLR(RecordingCallback):
         schedule = schedule_of(optimizer)
         if schedule is None:
             hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
-            self._announce(base, base * self.factor, steps)
+            self._announce(f"{base:g}", f"{base * self.factor:g}", steps)
         else:
             if self.base_learning_rate is not None:
                 raise ValueError(
@@ -173,7 +173,10 @@ class LinearScalingLR(RecordingCallback):
 
     def _announce(self, base, target, steps):
         if self.verbose:
-            print(f"LinearScalingLR: from {base} to {target} in {steps} steps")
+            params = self.params or {}
+            length = (params.get("epochs") or 0) * (params.get("steps") or 0)
+            short = f", of which this fit makes {length}" if 0 < length < steps else ""
+            print(f"LinearScalingLR: from {base} to {target} in {steps} steps{short}")
 
     def on_epoch_begin(self, epoch, logs=None):
         self._check = self._last_rate is not None

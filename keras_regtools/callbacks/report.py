@@ -97,5 +97,6 @@ class Report(RecordingCallback):
             self.page = report.write(self.files.directory)
 
     def _repr_html_(self):
-        page = self.page or report.write(self.files.directory)
-        return page._repr_html_()
+        if not self.files.records_path.exists():
+            return "<p>No epoch is recorded yet.</p>"
+        return (self.page or report.write(self.files.directory))._repr_html_()

@@ -93,6 +93,8 @@ def sharpness(records, ax=None):
     log_if_wide(ax, values)
     if ax.get_yscale() == "linear":
         ax.set_ylim(bottom=0)
-    ax.set(title="Sharpness of the minimum", ylabel="rise of the loss in the box\n[% of 1 + loss]")
+    only_keskar = names == ["sharpness/keskar"]
+    label = "rise of the loss in the box\n[% of 1 + loss]" if only_keskar else "sharpness"
+    ax.set(title="Sharpness of the minimum", ylabel=label)
     legend(ax)
     return ax

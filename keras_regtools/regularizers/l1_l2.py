@@ -42,6 +42,9 @@ class L1(Penalty):
 class L2(Penalty):
     """The penalty `l2 * sum(w**2)`, with a strength that can change during training.
 
+    Assign `.l2` between fits or in a callback, at the end of an epoch or of a batch; in a batch
+    hook on JAX, read `callback.model` first, as for any variable there.
+
     As in Keras there is no factor of one half: the weight decay `λ/2 * ||w||²` of a paper is
     `L2(λ / 2)`.
 

@@ -21,15 +21,11 @@ class Strength:
     def __get__(self, regularizer, owner=None):
         if regularizer is None:
             return self
-        variable = regularizer.strengths[self.name]
-        current = float(ops.convert_to_numpy(variable))
-        given = regularizer.given[self.name]  # 0.01 rather than 0.009999999776 of float32
-        return given if np.asarray(given, variable.dtype) == current else current
+        current = np.asarray(ops.convert_to_numpy(regularizer.strengths[self.name]))
+        return float(str(current[()]))  # 0.01 rather than the 0.009999999776 of float32
 
     def __set__(self, regularizer, value):
-        value = non_negative(self.name, value)
-        regularizer.strengths[self.name].assign(value)
-        regularizer.given[self.name] = value
+        regularizer.strengths[self.name].assign(non_negative(self.name, value))
 
 
 class Penalty(State, keras.Regularizer):
@@ -37,16 +33,15 @@ class Penalty(State, keras.Regularizer):
 
     def __init__(self, **strengths):
         super().__init__()
-        self.given = {name: non_negative(name, value) for name, value in strengths.items()}
         self.strengths = {
             name: self.add_weight(
                 name=name,
                 shape=(),
-                initializer=keras.initializers.Constant(value),
+                initializer=keras.initializers.Constant(non_negative(name, value)),
                 trainable=False,
                 autocast=False,
             )
-            for name, value in self.given.items()
+            for name, value in strengths.items()
         }
         self.built = True
 

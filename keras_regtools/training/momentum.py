@@ -36,7 +36,7 @@ def correct_momentum(optimizer, ratio):
     >>> sgd.learning_rate = 0.2
     >>> correct_momentum(sgd, 0.2 / 0.1)  # velocity -0.2
     >>> sgd.apply([keras.ops.array([1.0])])  # 0.5 * -0.2 - 0.2
-    >>> round(float(w[0]), 6)  # -0.1 - 0.3
+    >>> round(float(keras.ops.convert_to_numpy(w)[0]), 6)  # -0.1 - 0.3
     -0.4
     """
     for base in base_optimizers(optimizer):

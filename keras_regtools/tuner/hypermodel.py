@@ -135,12 +135,14 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
 
     def fit(self, hp, model, x=None, y=None, *args, validation_data=None, callbacks=(), **kwargs):
         if x is None or not is_arrays(x):
-            raise ValueError(
+            raise keras_tuner.errors.FatalValueError(  # a ValueError that ends the search
                 "Expected arrays as `x`, because each trial has its own batch size. "
                 f"Received: x={x!r}"
             )
         if validation_data is None:
-            raise ValueError("Expected `validation_data` in `search`. Received: None")
+            raise keras_tuner.errors.FatalValueError(
+                "Expected `validation_data` in `search`. Received: None"
+            )
         batch_size = hp.get("batch_size")
         scaling = LinearScalingLR(
             batch_size,
@@ -161,6 +163,9 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
             callbacks=[*callbacks, scaling, best],
             **kwargs,
         )
+        for callback in callbacks:
+            if type(callback).__name__ == "SaveBestEpoch":  # by another quantity, perhaps
+                model.save_weights(callback.filepath)
         return self.measure(model, x, y, validation_data)
 
     def measure(self, model, x, y, validation_data):
