@@ -20,7 +20,7 @@ def main():
     keras.utils.set_random_seed(args.seed)
     (x, y), validation = load_images(args.dataset, args.seed)
     if args.smoke:
-        args.trials, args.epochs, x, y = 2, 1, x[:128], y[:128]
+        args.trials, args.epochs, x, y = 1, 1, x[:128], y[:128]
 
     output = pathlib.Path(args.output)
     tuner = keras_tuner.RandomSearch(

@@ -19,13 +19,16 @@ BASE_BATCH_SIZE, BASE_RATE = 20, 1e-3  # the tutorial's batch size, and Adam's o
 def main():
     args = parse()
     keras.utils.set_random_seed(args.seed)
-    folder = pathlib.Path(args.data) if args.data else write_digits(pathlib.Path(args.output))
+    if args.data:
+        folder = pathlib.Path(args.data)
+    else:
+        folder = write_digits(pathlib.Path(args.output), 300 if args.smoke else None)
     training, validation, classes = load_folder(folder, args)
 
     if args.full:
         model = rt.applications.vgg16(classes=len(classes))
     else:
-        blocks = ((16, 16), (32, 32), (64, 64))
+        blocks = ((8,), (16,)) if args.smoke else ((16, 16), (32, 32), (64, 64))
         model = rt.applications.vgg((32, 32, 3), len(classes), filters=blocks, dense=(128,))
     model = rt.regularize(
         model, conv=rt.regularizers.L2(1e-5), dense_dropout=0.4, batch_norm=args.batch_norm
@@ -88,21 +91,17 @@ def load_folder(folder, args):
     )
     classes = training.class_names
     if args.smoke:
-        args.epochs, training, validation = (
-            min(2, args.epochs),
-            training.take(4),
-            validation.take(2),
-        )
+        args.epochs, training, validation = 1, training.take(4), validation.take(2)
     scale = lambda images, labels: (images / 255, labels)
     return training.map(scale), validation.map(scale), classes
 
 
-def write_digits(output):
+def write_digits(output, count=None):
     """Write scikit-learn's digits as image files, even and odd ones, and return the folder."""
     from sklearn.datasets import load_digits
 
     folder = output / "digits"
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (part[:count] for part in load_digits(return_X_y=True))
     images = np.repeat(np.repeat(images.reshape(-1, 8, 8, 1) * (255 / 16), 4, axis=1), 4, axis=2)
     for name in ("even", "odd"):
         (folder / name).mkdir(parents=True, exist_ok=True)

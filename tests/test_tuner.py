@@ -209,7 +209,8 @@ def test_a_trial_is_measured_with_the_weights_of_its_best_epoch():
 
 
 def test_a_model_without_accuracy_gives_none_and_penalties_count_nowhere():
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, kernel_regularizer=L2(0.5))])
+    members = [layers.BatchNormalization(), layers.Dense(1, kernel_regularizer=L2(0.5))]
+    model = keras.Sequential([keras.Input((4,)), *members])
     model.compile("sgd", "mse")
     hypermodel = RegularizationHyperModel(dense_only)
     results = hypermodel.measure(model, TRAINING[0], TRAINING[1], VALIDATION)
