@@ -375,17 +375,35 @@ def two_heads():
     return keras.Model(x, heads, name="heads")
 
 
+def times(factor):
+    def loss(y_true, y_pred):
+        return factor * squared(y_true, y_pred)
+
+    return loss
+
+
 @pytest.mark.parametrize(
     ("build", "settings"),
     [
         (lenet, {"loss": squared}),
+        (lenet, {"loss": lambda y_true, y_pred: 2 * squared(y_true, y_pred)}),
+        (two_heads, {"loss": [times(1.0), times(100.0)]}),
         (lenet, {"loss": Squared()}),
         (lenet, {"loss": "mse", "metrics": [squared]}),
         (two_heads, {"loss": [squared, "mse"], "loss_weights": [0.5, 1.0]}),
         (two_heads, {"loss": {"first": squared, "second": Squared()}}),
         (two_heads, {"loss": ["mse", "mae"], "metrics": {"first": ["mae"], "second": [squared]}}),
     ],
-    ids=["function", "object", "metric", "list", "by output name", "metrics by output name"],
+    ids=[
+        "function",
+        "lambda",
+        "functions of one name",
+        "object",
+        "metric",
+        "list",
+        "by output name",
+        "metrics by output name",
+    ],
 )
 @each_surgery
 def test_losses_and_metrics_are_kept_those_that_the_user_wrote_too(surgery, build, settings):
@@ -398,6 +416,22 @@ def test_losses_and_metrics_are_kept_those_that_the_user_wrote_too(surgery, buil
         m.evaluate(data(m), y, verbose=0, return_dict=True) for m in (model, surgery(model))
     )
     assert found == expected
+
+
+@each_surgery
+def test_a_function_in_a_lambda_layer_is_kept(surgery):
+    members = [layers.Lambda(lambda x: 2 * x), layers.Dense(2, activation="relu")]
+    model = keras.Sequential([keras.Input((3,)), *members])
+    assert same(outputs(surgery(model)), outputs(model))
+
+
+@each_surgery
+def test_the_bins_that_a_layer_was_adapted_to_are_kept(surgery):
+    bins = layers.Discretization(num_bins=4, name="bins")
+    bins.adapt(np.linspace(-1, 1, 50).reshape(-1, 1))
+    members = [bins, layers.Rescaling(0.5), layers.Dense(2, activation="relu")]
+    model = keras.Sequential([keras.Input((3,)), *members])
+    assert same(outputs(surgery(model)), outputs(model))
 
 
 @each_surgery
@@ -536,6 +570,25 @@ def test_strip_takes_the_present_strength():
     assert strip(model).layers[0].kernel_regularizer.get_config() == {"l2": 0.25}
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.TimeDistributed(layers.Dense(2, kernel_regularizer=regularizers.L2(0.1))),
+        layers.Bidirectional(layers.LSTM(2, recurrent_regularizer=regularizers.L1(0.1))),
+    ],
+)
+def test_a_penalty_inside_a_wrapper_is_shared_by_instrument_and_made_that_of_keras_by_strip(layer):
+    members = [layers.Activation("tanh"), layer]
+    model = instrument(keras.Sequential([keras.Input((4, 3)), *members]))
+    assert sorted(map(id, penalties_of(model))) == sorted(map(id, penalties_of(layer)))
+    assert "keras_regtools" not in json.dumps(keras.saving.serialize_keras_object(strip(model)))
+    assert same(outputs(strip(model)), outputs(model))
+
+
+def penalties_of(layer):
+    return {weight.regularizer for weight in layer.weights if weight.regularizer is not None}
+
+
 def test_a_stripped_model_needs_nothing_of_ours_to_be_loaded():
     model = instrument(regularize(lenet(), dense=regularizers.L1(0.1), batch_norm=True))
     assert "keras_regtools" in json.dumps(keras.saving.serialize_keras_object(model))
@@ -556,6 +609,34 @@ def subclassed():
 def with_subclassed_inside():
     inputs = keras.Input((3,))
     return keras.Model(inputs, layers.Dense(2)(Subclassed(name="mine")(inputs)))
+
+
+class OwnStep:
+    def train_step(self, *args, **kwargs):
+        return {"loss": 1.0}
+
+
+class OwnSequential(OwnStep, keras.Sequential):
+    def __init__(self):
+        super().__init__([keras.Input((3,)), layers.Dense(2, activation="relu")], name="mine")
+
+
+class OwnFunctional(OwnStep, keras.Model):
+    def __init__(self):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, layers.Dense(2, activation="relu")(inputs), name="mine")
+
+
+@pytest.mark.parametrize("build", [OwnSequential, OwnFunctional])
+@each_surgery
+def test_a_training_step_of_the_user_s_own_is_never_lost(surgery, build):
+    model = build()
+    try:
+        copy = surgery(model)
+    except ValueError as error:
+        assert f"'mine' of the subclassed type {build.__name__}" in str(error)
+    else:
+        assert type(copy) is type(model)
 
 
 OfKeras2 = type("Model", (), {"__module__": "tf_keras.src.engine", "__repr__": lambda self: "it"})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_regtools import instrument, regularize, regularizers
+from keras_regtools import instrument, regularize, regularizers, strip
 from keras_regtools.regularizers import L1, L2
 
 
@@ -319,6 +319,29 @@ def test_layers_that_share_one_activation_get_their_dropout_too():
         {"relu_dropout": {"relu"}},
         {"first_dropout": {"first"}, "second_dropout": {"second"}},
     )
+
+
+def test_dropout_reaches_a_layer_that_shares_its_activation_with_the_other_group():
+    image, relu = keras.Input((4, 4, 1), name="image"), layers.ReLU(name="relu")
+    hidden = layers.Flatten(name="flatten")(relu(conv("conv")(image)))
+    outputs = [hidden, dense("output", use_bias=False)(relu(dense("dense")(hidden)))]
+    model = keras.Model(image, outputs)
+    x = data(model)
+    first, second = regularize(model, dense_dropout=0.999999)(x, training=True)
+    expected = ops.convert_to_numpy(model(x)[0])
+    np.testing.assert_array_equal(ops.convert_to_numpy(first), expected)
+    assert not ops.convert_to_numpy(second).any()
+
+
+@pytest.mark.parametrize("build", [lenet, alexnet, residual, masked])
+def test_an_instrumented_model_gets_everything_where_the_plain_one_would(build):
+    settings = {"batch_norm": True}
+    for group in groups_of(build()):
+        settings[f"{group}_dropout"] = 0.5
+    first, second = (
+        strip(regularize(model, **settings)) for model in (instrument(build()), build())
+    )
+    assert [type(layer) for layer in first.layers] == [type(layer) for layer in second.layers]
 
 
 def test_a_dropout_that_stands_there_gets_the_new_rate_and_others_keep_theirs():
