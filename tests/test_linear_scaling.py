@@ -13,6 +13,7 @@ import problems
 import pytest
 from keras import ops
 
+import keras_regtools as rt
 from keras_regtools.callbacks import LinearScalingLR
 from keras_regtools.training import warmup_factor
 
@@ -366,3 +367,37 @@ def test_a_base_rate_beside_a_schedule_is_refused():
         "multiplies. Received: 0.1"
     )
     assert "apply" not in vars(model.optimizer)
+
+
+def test_the_rate_of_an_epoch_is_that_of_its_last_step_in_any_order_of_callbacks():
+    def run(reverse):
+        model = slope_model(keras.optimizers.SGD(0.1, momentum=0.9))
+        plateau = keras.callbacks.ReduceLROnPlateau(
+            "loss", factor=0.5, patience=1, min_delta=1e9, mode="min"
+        )
+        callbacks = [LinearScalingLR(4, 1, warmup_epochs=1), plateau]
+        history = fit(model, 10, epochs=4, callbacks=callbacks[:: -1 if reverse else 1])
+        return history.history["learning_rate"], weight(model)
+
+    first, second = run(False), run(True)
+    assert first[0] == pytest.approx(second[0])
+    assert first[1] == pytest.approx(second[1])
+
+
+def test_momentum_is_corrected_in_a_second_fit_too():
+    model = slope_model(keras.optimizers.SGD(0.1, momentum=0.9))
+    scaling = LinearScalingLR(32, 32, warmup_epochs=1)
+    fit(model, 5, epochs=2, callbacks=[scaling])
+    fit(model, 5, epochs=2, callbacks=[SetRate([0.1, 3.2]), scaling])
+    expected = momentum_run([0.1] * 15 + [3.2] * 5, 0.9, True)
+    assert weight(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_copy_of_a_scaled_model_is_not_scaled_again():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "relu")])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    fit(model, 10, callbacks=[LinearScalingLR(4, 1, warmup_steps=5)])
+    copy = rt.instrument(model)
+    assert rate(copy) == pytest.approx(0.4)
+    fit(copy, 10, callbacks=[LinearScalingLR(4, 1, warmup_epochs=0)])
+    assert rate(copy) == pytest.approx(0.4)

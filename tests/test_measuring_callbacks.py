@@ -288,3 +288,19 @@ def test_measuring_a_model_that_is_built_by_the_fit():
     assert history.history["m"] == [
         pytest.approx(float(ops.convert_to_numpy(rt.LossSurface(model, X, Y).value())))
     ]
+
+
+def test_inner_models_are_read_in_order_and_under_names_of_their_own():
+    def part(name, units):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(units, "relu", name="same")(inputs), name=name)
+
+    model = keras.Sequential(
+        [keras.Input((4,)), part("a", 4), part("b", 4), layers.Dense(2, "softmax", name="end")]
+    )
+    model = rt.instrument(model)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    monitor = ActivationMonitor()
+    fit(model, [monitor])
+    recorded = [n.split("/")[1] for n in monitor.records.names() if n.endswith("/std")]
+    assert recorded == ["same_statistics", "same_statistics_2", "end_statistics"]

@@ -76,7 +76,7 @@ CURVES = [
             "validation b_acc": ([1], [0.4]),
         },
     ),
-    (plots.learning_rate, RATES, {None: ([1, 2, 11, 12], [0.1, 0.2, 1.1, 1.2])}),
+    (plots.learning_rate, RATES, {"learning rate": ([1, 2, 11, 12], [0.1, 0.2, 1.1, 1.2])}),
     (
         plots.sharpness,
         SHARPNESS,
@@ -188,10 +188,11 @@ def test_values_that_cannot_be_drawn_do_not_end_the_picture(plot, records, value
     [
         (plots.loss, of(loss=[30.0, 1.0]), "linear"),
         (plots.loss, of(loss=[30.0, 2.0], val_loss=[1.0, 0.9]), "log"),
-        (plots.loss, of(loss=[300.0, 0.0]), "linear"),
-        (plots.loss, of(loss=[300.0, -1.0]), "linear"),
+        (plots.loss, of(loss=[300.0, 2.0, 0.0]), "linear"),
+        (plots.loss, of(loss=[300.0, 2.0, -1.0]), "linear"),
         (plots.learning_rate, of(learning_rate=[1.0, 0.01]), "log"),
         (plots.sharpness, of(sharpness__keskar=[1.0, 100.0]), "log"),
+        (plots.activation_scales, of(**layer("a", std=[1.0]), **layer("b", std=[50.0])), "log"),
         (plots.penalties, PENALTIES, "log"),
     ],
 )

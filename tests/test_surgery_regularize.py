@@ -522,3 +522,16 @@ def test_a_group_without_layers_is_refused_where_there_is_no_group_at_all():
         "Expected a model with layers of the group 'dense'. Received: the model 'net', whose "
         "groups are []"
     )
+
+
+@pytest.mark.parametrize("surgery", [instrument, strip, regularize])
+def test_a_frozen_inner_model_stays_frozen_and_can_be_unfrozen(surgery):
+    inputs = keras.Input((3,))
+    inner = keras.Model(inputs, dense("inner", "relu")(inputs), name="trunk")
+    model = keras.Sequential([keras.Input((3,)), inner, dense("head", "relu")])
+    inner.trainable = False
+    copy = surgery(model)
+    assert not copy.layers[0].trainable
+    assert len(copy.trainable_variables) == len(model.trainable_variables) == 2
+    copy.layers[0].trainable = inner.trainable = True
+    assert len(copy.trainable_variables) == len(model.trainable_variables) == 4

@@ -5,6 +5,7 @@ import weakref
 
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
 from keras_regtools.training import (
+    SCALED,
     RateScaling,
     ScaledSchedule,
     ScheduleCorrection,
@@ -18,9 +19,6 @@ from keras_regtools.validation import keras_model, non_negative, one_of, positiv
 
 RULES = {"linear": lambda k: k, "sqrt": math.sqrt}
 
-# What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
-_scaled = weakref.WeakKeyDictionary()
-
 
 class LinearScalingLR(RecordingCallback):
     """Multiply the learning rate as the batch size is multiplied, after a gradual warm-up.
@@ -30,7 +28,8 @@ class LinearScalingLR(RecordingCallback):
     η_t = η + (kη − η) t / T. It is set inside the training step, exactly also with
     `steps_per_execution` above 1. Afterwards the rate is left to other callbacks. A fit that
     `keras.callbacks.BackupAndRestore` resumes goes on where it was, and so does a second fit of the
-    same model: an optimizer is never scaled twice.
+    same model. For a trained model from a file, whose rate is scaled already, pass
+    `base_learning_rate`.
 
     An optimizer built with a learning-rate schedule keeps it, and the factor multiplies it; the
     schedule itself is given back when the fit ends.
@@ -123,6 +122,7 @@ class LinearScalingLR(RecordingCallback):
 
     def on_train_begin(self, logs=None):
         steps = self._steps()
+        self._effective_starts = []
         for optimizer, start, base in self._starts:
             self._install(optimizer, start, base, steps)
         self._last_rate, self._check, self._warmup_end = None, False, steps
@@ -143,15 +143,18 @@ class LinearScalingLR(RecordingCallback):
 
     def _install(self, optimizer, start, base, steps):
         """Put the scaling into an optimizer; one that was scaled before goes on from there."""
-        known = _scaled.get(optimizer)
+        known = SCALED.get(optimizer)
         wanted = (self.factor, self.base_learning_rate, steps)
         if known is not None and known["wanted"] == wanted:
             start, base = known["start"], known["base"]
         elif known is not None and self.base_learning_rate is None:
             base = known["base"]
-        _scaled[optimizer] = {"wanted": wanted, "start": start, "base": base}
+        SCALED[optimizer] = {"wanted": wanted, "start": start, "base": base}
 
+        self._effective_starts.append(start)
         schedule = schedule_of(optimizer)
+        if isinstance(schedule, ScaledSchedule):  # of a checkpoint saved during a fit
+            schedule = schedule.schedule
         if schedule is None:
             hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
             self._announce(f"{base:g}", f"{base * self.factor:g}", steps)
@@ -181,7 +184,9 @@ class LinearScalingLR(RecordingCallback):
     def on_epoch_begin(self, epoch, logs=None):
         self._check = self._last_rate is not None
         self._epoch = epoch
-        self._every = max(1, ((self.params or {}).get("steps") or 1) // 10)
+        self._length = (self.params or {}).get("steps") or math.inf
+        self._every = max(1, int(min(self._length, 1e9)) // 10) if self._length < math.inf else 1
+        self._applied = None
         self._next = 0
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -194,19 +199,24 @@ class LinearScalingLR(RecordingCallback):
         optimizer = self.model.optimizer
         rate = read_rate(optimizer)
         if self.momentum_correction and schedule_of(base_optimizers(optimizer)[0]) is None:
-            past = read_iteration(optimizer) > self._starts[0][1] + self._warmup_end
+            past = read_iteration(optimizer) > self._effective_starts[0] + self._warmup_end
             if past and rate != self._last_rate and self._last_rate > 0:
                 correct_momentum(optimizer, rate / self._last_rate)
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch < self._next:
+        is_last = batch >= self._length - 1
+        if batch < self._next and not is_last:
             return
         self._next = batch + self._every
-        self.record_rate(self._epoch)
+        rate = self.record_rate(self._epoch)
+        if is_last:  # before another callback changes it at the end of the epoch
+            self._applied = rate
 
     def on_epoch_end(self, epoch, logs=None):
         with self.timed(epoch):
-            self._last_rate = self.record_rate(epoch)
+            if self._applied is None:
+                self._applied = self.record_rate(epoch)
+            self._last_rate = self._applied
             if logs is not None:
                 logs["learning_rate"] = self._last_rate
 

@@ -141,7 +141,10 @@ class Measure(RecordingCallback):
 def _scalars(name, result):
     """A result as a flat dict of floats: its value under the name, the rest as name/number."""
     if hasattr(result, "scalars"):
+        finite = getattr(result, "finite", True)
         result = result.scalars()
+        if not finite:  # a lower bound of something infinite is no number for a log
+            result["value"] = math.nan
     if not isinstance(result, dict):
         return {name: float(result)}
     return {name if k == "value" else f"{name}/{k}": float(v) for k, v in result.items()}

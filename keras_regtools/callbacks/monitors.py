@@ -68,8 +68,8 @@ class ActivationMonitor(RecordingCallback):
             values, found = {}, instrumented_layers(self.model)
             logged = _LOGGED if any(layer.has_reference for layer in found) else _LOGGED[:1]
             worst = dict.fromkeys(logged, np.nan)
-            for layer in found:
-                for name, value in self._read(layer).items():
+            for own_name, layer in zip(_names(found), found, strict=True):
+                for name, value in self._read(layer, own_name).items():
                     values[name] = value
                     quantity = name.rsplit("/", 1)[1]
                     if name.startswith("activations/") and quantity in worst:
@@ -88,18 +88,17 @@ class ActivationMonitor(RecordingCallback):
         ]
         return {"batch_norm/initial_share": max(momenta) ** self.step()} if momenta else {}
 
-    def _read(self, layer):
+    def _read(self, layer, own_name):
         try:
             statistics = layer.statistics()
         except ValueError:  # the layer saw no training step in this epoch
             return {}
         del statistics["steps"]
         values = {
-            f"activations/{layer.name}/{name}": value
-            for name, value in _summary(statistics).items()
+            f"activations/{own_name}/{name}": value for name, value in _summary(statistics).items()
         }
         if self.per_channel:
-            values |= {f"channels/{layer.name}/{name}": v for name, v in statistics.items()}
+            values |= {f"channels/{own_name}/{name}": v for name, v in statistics.items()}
         return values
 
 
@@ -110,6 +109,15 @@ def instrumented_layers(model):
     """The layers of a model that record, in order."""
     kinds = (layers.InstrumentedBatchNormalization, layers.ActivationStatistics)
     return [layer for layer in all_layers(model) if isinstance(layer, kinds)]
+
+
+def _names(found):
+    """The layers' names, numbered where models inside the model use one twice."""
+    names = []
+    for layer in found:
+        number = 1 + sum(layer.name == other.name for other in found[: len(names)])
+        names.append(layer.name if number == 1 else f"{layer.name}_{number}")
+    return names
 
 
 def _summary(statistics):

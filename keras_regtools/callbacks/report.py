@@ -52,6 +52,7 @@ class Report(RecordingCallback):
 
     def on_train_begin(self, logs=None):
         self._begin = time.perf_counter()
+        self.page = None
         self._open = False
         self._own = None
         self._info = describe(self.model, self.params or {}, self.settings)

@@ -34,14 +34,18 @@ def call_model(model, params, state, x, training, **kwargs):
 
 
 def all_layers(model):
-    """Every layer inside a model, at any depth, wrapped ones included, each once."""
-    found, queue, seen = [], [model], {id(model)}
-    while queue:
-        for value in vars(queue.pop(0)).values():
-            members = value.values() if isinstance(value, dict) else value
+    """Every layer inside a model, at any depth, wrapped ones included, each once and in order."""
+    found = {}
+
+    def visit(owner):
+        own = owner.layers if isinstance(owner, keras.Model) else []
+        for value in [own, *vars(owner).values()]:
+            members = list(value.values()) if isinstance(value, dict) else value
             for layer in members if isinstance(members, (list, tuple, set)) else [members]:
-                if isinstance(layer, keras.layers.Layer) and id(layer) not in seen:
-                    seen.add(id(layer))
-                    found.append(layer)
-                    queue.append(layer)
-    return found
+                if isinstance(layer, keras.layers.Layer) and id(layer) not in found:
+                    found[id(layer)] = layer
+                    visit(layer)
+
+    found[id(model)] = model
+    visit(model)
+    return list(found.values())[1:]

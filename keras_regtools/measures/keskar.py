@@ -60,7 +60,9 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
         seed: Seed of the random start.
 
     Returns:
-        A `KeskarSharpness`; `.value` is φ, NaN for a loss of −1 or less, or one that is not finite.
+        A `KeskarSharpness`; `.value` is φ, NaN for a loss of −1 or less, or one that is not
+        finite at the weights. If it is not finite elsewhere in the box, `.finite` is false and
+        `.value` comes from the largest finite loss that was met.
 
     Raises:
         ValueError: `epsilon` or `iterations` that is not positive.
@@ -85,9 +87,10 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
     start = surface.params
     weights = vectors.flatten(start)
     box = epsilon * (np.abs(weights) + 1)
-    loss, _ = surface.value_and_gradient(start)
+    loss, gradient = surface.value_and_gradient(start)
     rise = _Rise(surface, start, weights, box, loss)
-    if math.isfinite(loss):
+    known = math.isfinite(loss) and bool(np.all(np.isfinite(vectors.flatten(gradient))))
+    if known:
         made = _maximize(rise, len(weights), iterations, np.random.default_rng(seed))
         value = 100 * (rise.maximum - loss) / (1 + loss) if loss > -1 else math.nan
     else:
@@ -96,7 +99,7 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
         value=value,
         loss=loss,
         maximum=rise.maximum,
-        finite=rise.finite and math.isfinite(loss),
+        finite=rise.finite and known,
         epsilon=epsilon,
         iterations=made,
         evaluations=rise.evaluations + 1,

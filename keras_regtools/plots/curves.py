@@ -62,12 +62,14 @@ def learning_rate(records, ax=None):
     steps, rates = records.series("learning_rate", by="step")
     if not steps:
         return note(ax, "No learning rate was recorded.")
-    ax.plot(steps, rates, marker="o" if len(steps) < 60 else None, markersize=3)
+    marker = "o" if len(steps) < 60 else None
+    ax.plot(steps, rates, marker=marker, markersize=3, label="learning rate")
     ax.grid(alpha=0.3)
     log_if_wide(ax, rates)
     if ax.get_yscale() == "linear":
         ax.set_ylim(bottom=0)
     ax.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
+    legend(ax)
     return ax
 
 

@@ -211,6 +211,9 @@ def _findings(records, info):
 def _flow(records):
     """Whether the scale of what flows keeps its size from input to output."""
     scales = {n: records.last(f"activations/{n}/std") for n in recorded_layers(records)}
+    scales = {n: scale for n, scale in scales.items() if math.isfinite(scale)}
+    if not scales:
+        return "What the layers received became NaN or infinite."
     low, high = min(scales, key=scales.get), max(scales, key=scales.get)
     ratio = scales[high] / scales[low] if scales[low] > 0 else math.inf
     return (

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_regtools.layers import ActivationStatistics
+
 CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -23,6 +25,9 @@ ACTIVATIONS = (
     keras.layers.ReLU,
     keras.layers.Softmax,
 )
+
+
+_IN_A_BLOCK = (keras.layers.BatchNormalization, ActivationStatistics, *ACTIVATIONS)
 
 
 class Graph:
@@ -90,17 +95,23 @@ class Graph:
 
     def end_of_block(self, layer):
         """The last of the normalizations and activations that follow the layer one by one."""
+        end = self._chain_end(layer)
+        groups = {group(x) for x in self.layers.values() if self._chain_end(x) is end}
+        return end if len(groups - {None}) < 2 else layer  # one end for both groups is no end
+
+    def _chain_end(self, layer):
         following = self.after(layer)
-        while isinstance(following, (keras.layers.BatchNormalization, *ACTIVATIONS)):
+        while isinstance(following, _IN_A_BLOCK):
             layer, following = following, self.after(following)
         return layer
 
 
 def is_graph_model(model):
     """Whether the model is Sequential or functional, so that its graph is known."""
-    return isinstance(model, keras.Sequential) or (
-        getattr(model, "inputs", None) is not None and getattr(model, "outputs", None) is not None
-    )
+    if isinstance(model, keras.Sequential):
+        return type(model) is keras.Sequential  # another class may train in its own way
+    has_ends = getattr(model, "inputs", None) is not None and model.outputs is not None
+    return has_ends and "layers" in model.get_config()
 
 
 def group(layer):

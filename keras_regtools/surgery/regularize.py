@@ -115,7 +115,9 @@ def _has_normalization(layer, graph):
 
 def _with_normalization(layer, new, graph):
     name = graph.free_name(f"{layer.name}_batch_norm")
-    normalization = keras.layers.BatchNormalization(name=name, dtype=layer.dtype_policy)
+    normalization = keras.layers.BatchNormalization(
+        name=name, dtype=layer.dtype_policy, trainable=layer.trainable
+    )
     if fused_activation(layer) is None:
         return [new, normalization]
     return [copy_of(new, activation="linear"), normalization, split_activation(layer, graph)]

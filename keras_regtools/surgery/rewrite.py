@@ -2,13 +2,13 @@
 
 import inspect
 import random
-import warnings
 
 import keras
 import numpy as np
 
 from keras_regtools.regularizers.strength import Penalty
 from keras_regtools.surgery.graph import ACTIVATIONS, Graph, is_graph_model
+from keras_regtools.training import base_optimizers, hand_on
 from keras_regtools.validation import keras_model
 
 
@@ -37,7 +37,13 @@ def copy_of(layer, kind=None, **changes):
     Our penalties are shared with it, and so are functions, which may be the user's own and unknown
     to Keras; a layer used as an activation is copied.
     """
+    if isinstance(layer, _ADAPTED):
+        return layer  # what it has learned of the data is in no configuration
     config = layer.get_config()
+    if isinstance(layer, keras.layers.Lambda):
+        own = {"function": layer.function, "arguments": layer.arguments, "mask": layer.mask}
+        policy = {"name": layer.name, "dtype": layer.dtype_policy}
+        return keras.layers.Lambda(**own, **policy, output_shape=config.get("output_shape"))
     for key in config:
         value = getattr(layer, key, None)
         is_function = inspect.isfunction(value) and key not in changes
@@ -46,16 +52,12 @@ def copy_of(layer, kind=None, **changes):
     return (kind or type(layer)).from_config({**config, **changes})
 
 
-def _own_objects(model):
-    """The user's own functions and classes in the compile arguments, by name."""
-    kept = [v for v in vars(model).values() if type(v).__name__ == "SerializableDict"]
-    given = [v for arguments in kept for v in keras.tree.flatten(arguments.config)]
-    found = {}
-    for value in [*given, *keras.tree.flatten(model.loss)]:
-        value = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
-        if value.__module__.split(".")[0] not in ("builtins", "keras"):
-            found[value.__name__] = value
-    return found
+_ADAPTED = (
+    keras.layers.Discretization,
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
 
 
 def _rewrite(model, replace, gives_output):
@@ -83,6 +85,8 @@ def _rewrite(model, replace, gives_output):
         new = _rewrite_functional(model, chain_of)
     _copy_state(model, chains)
     copy_compilation(model, new)
+    if not model.trainable:
+        new.trainable = False
     return new
 
 
@@ -149,12 +153,26 @@ def copy_compilation(model, new, **changes):
     """Compile `new` as `model` is, but for the changes to the configuration."""
     if not model.compiled:
         return
-    try:
-        with keras.saving.custom_object_scope(_own_objects(model)):
-            new.compile_from_config({**model.get_compile_config(), **changes})
-    except (TypeError, ValueError) as error:
-        warnings.warn(
-            f"The compile configuration of the model {model.name!r} could not be copied: call "
-            f"`compile` on the new model. Keras said: {error}",
-            stacklevel=5,
-        )
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(model.optimizer))
+    given = _compile_arguments(model)
+    metrics = {
+        name: keras.tree.map_structure(_fresh, given[name])
+        for name in ("metrics", "weighted_metrics")
+    }
+    new.compile(**{**given, "optimizer": optimizer, **metrics, **changes})
+    new.optimizer.build(new.trainable_variables)
+    for old, copy in zip(*map(base_optimizers, (model.optimizer, new.optimizer)), strict=False):
+        hand_on(old, copy)
+
+
+def _compile_arguments(model):
+    """The arguments of `compile` as they were given: the user's own functions need no names."""
+    kept = (v.config for v in vars(model).values() if type(v).__name__ == "SerializableDict")
+    return next(arguments for arguments in kept if "weighted_metrics" in arguments)
+
+
+def _fresh(metric):
+    """A metric of the same kind that has seen nothing."""
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric

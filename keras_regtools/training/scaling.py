@@ -1,5 +1,7 @@
 """A learning rate that warms up from a base rate to a multiple of it, inside the step."""
 
+import weakref
+
 import keras
 from keras import ops
 
@@ -30,6 +32,16 @@ def schedule_of(optimizer):
     """The learning-rate schedule an optimizer was built with, or `None` if its rate is a number."""
     kinds = keras.optimizers.schedules.LearningRateSchedule
     return next((value for value in vars(optimizer).values() if isinstance(value, kinds)), None)
+
+
+# What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
+SCALED = weakref.WeakKeyDictionary()
+
+
+def hand_on(old, new):
+    """Let a copy of an optimizer begin from the base rate that the old one was scaled from."""
+    if old in SCALED:
+        SCALED[new] = {**SCALED[old], "start": 0}
 
 
 class RateScaling:

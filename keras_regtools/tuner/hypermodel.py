@@ -128,7 +128,7 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         else:
             optimizer = keras.optimizers.Adam(rate)
         if model.compiled:
-            copy_compilation(model, new, optimizer=keras.optimizers.serialize(optimizer))
+            copy_compilation(model, new, optimizer=optimizer)
         else:
             new.compile(optimizer, self.loss, metrics=["accuracy"])
             optimizer.build(new.trainable_variables)  # so that the tuner can load its state
@@ -147,8 +147,12 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         scaling = LinearScalingLR(
             batch_size,
             self.base_batch_size,
+            hp.get("learning_rate"),
             rule=self.rule,
-            warmup_epochs=min(self.warmup_epochs, kwargs.get("epochs", 1)),
+            # A tuner that trains a trial in parts, as Hyperband does, goes on at the full rate.
+            warmup_epochs=0
+            if kwargs.get("initial_epoch")
+            else min(self.warmup_epochs, kwargs.get("epochs", 1)),
         )
         best = keras.callbacks.EarlyStopping(
             "val_loss", mode="min", patience=kwargs.get("epochs", 1), restore_best_weights=True
@@ -166,24 +170,30 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         for callback in callbacks:
             if type(callback).__name__ == "SaveBestEpoch":  # by another quantity, perhaps
                 model.save_weights(callback.filepath)
-        return self.measure(model, x, y, validation_data)
+        return self.measure(model, x, y, validation_data, kwargs.get("sample_weight"))
 
-    def measure(self, model, x, y, validation_data):
+    def measure(self, model, x, y, validation_data, sample_weight=None):
         """The results of a trained model, as a dict of floats.
 
         Args:
             model: The trained model.
             x, y: Training data; a fixed subsample is measured.
-            validation_data: `(x, y)` or `(x, y, sample_weight)`.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset.
+            sample_weight: Weights of the training data.
 
         Returns:
             A dict with `val_loss`, `loss`, `generalization_gap`, `generalization_ratio`,
             `sharpness` and, where it can be computed, `val_accuracy`.
         """
         training = LossSurface(
-            model, Batches(x, y).subsample(self.samples), mode="batch_statistics", penalties=False
+            model,
+            Batches(x, y, sample_weight).subsample(self.samples),
+            mode="batch_statistics",
+            penalties=False,
         )
         loss = LossSurface(model, training.data, penalties=False).value()
+        if not isinstance(validation_data, (tuple, list)):
+            validation_data = (validation_data,)
         validation = LossSurface(model, *validation_data, penalties=False).value()
         results = {
             "val_loss": validation,
@@ -192,7 +202,8 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
             "generalization_ratio": validation / loss if loss > 0 else math.nan,
             "sharpness": measures.keskar_sharpness(training).value,
         }
-        accuracy = model.evaluate(*validation_data[:2], verbose=0, return_dict=True)
+        weights = dict(zip(["sample_weight"], validation_data[2:], strict=False))
+        accuracy = model.evaluate(*validation_data[:2], **weights, verbose=0, return_dict=True)
         results |= {f"val_{k}": v for k, v in accuracy.items() if k.endswith(("accuracy", "acc"))}
         return {name: finite_or_nan(value) for name, value in results.items()}
 
