@@ -210,6 +210,8 @@ def test_the_records_are_those_of_the_callbacks_wherever_they_stand(run, tmp_pat
     fit(full_model(), sharpness, reporter, scaling, epochs=3, validation_data=(X, Y))
     found = read(tmp_path / "records.jsonl")
     assert sorted(found.names()) == sorted(first.names())
+    for rows in (found.rows, first.rows):  # measured in two of three epochs, recorded by one
+        assert [row.epoch for row in rows if row.name == "sharpness/keskar"] == [0, 2]
     assert found.rows == reporter.records.rows == sharpness.records.rows
     assert run[0].records.rows == first.rows
 
@@ -280,6 +282,7 @@ def test_a_run_without_a_finished_epoch_has_a_report_that_says_so(tmp_path):
 def test_a_resumed_run_goes_on_in_its_records(tmp_path, new):
     model, reporter = interrupted(tmp_path)
     first = {name: series(tmp_path, name) for name in ("loss", "learning_rate")}
+    torn = [row for row in read(tmp_path / "records.jsonl").rows if row.epoch == 2]
     reporter = callbacks.Report(tmp_path) if new else reporter
     history = fit(model, reporter, initial_epoch=2, epochs=4)
     epochs, losses = series(tmp_path, "loss")
@@ -288,6 +291,8 @@ def test_a_resumed_run_goes_on_in_its_records(tmp_path, new):
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"records.jsonl"}
     steps, _ = series(tmp_path, "learning_rate", by="step")
     assert steps == sorted(steps)
+    assert torn
+    assert not set(torn) & set(read(tmp_path / "records.jsonl").rows)
     findings = page_of(tmp_path).findings
     assert findings[0].endswith(" in 4 epochs.")
     assert CUT_OFF not in findings

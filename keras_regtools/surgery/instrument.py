@@ -13,7 +13,9 @@ def instrument(model, *, record_every=10):
 
     Every batch normalization becomes an `InstrumentedBatchNormalization`, and every other
     activation gets an `ActivationStatistics` on its input; an activation fused into a layer is
-    split out for that. What the model computes does not change, nor do its weight lists.
+    split out for that. What the model computes does not change, nor do its weight lists; a compiled
+    TensorFlow graph may round a tanh otherwise where a recorder stands before it. Layers adapted to
+    data (`Discretization`, lookups, `TextVectorization`) are shared with the original.
 
     Args:
         model: A built Sequential or functional model, models inside it included.
@@ -70,7 +72,8 @@ def strip(model):
     """A copy of a model without anything of ours, to export: the inverse of `instrument`.
 
     Instrumented layers become Keras' own, recorders go, activations that `instrument` split out go
-    back into their layer, and our regularizers become Keras' with their present strength.
+    back into their layer, and our regularizers become Keras' with their present strength, but for
+    those inside a wrapper such as `TimeDistributed` or `Bidirectional`, which stay ours.
 
     Args:
         model: A built Sequential or functional model.

@@ -141,7 +141,7 @@ def _copy_state(model, chains):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
         for target, source in zip(_seeds(new), _seeds(old), strict=False):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
-        if hasattr(new, "finalize_state"):  # Normalization and its kin
+        if isinstance(new, keras.layers.Normalization):
             new.finalize_state()
 
 
