@@ -1,5 +1,7 @@
 """Whatever `fit` takes, as repeatable batches that know how many samples they hold."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import tree
@@ -32,7 +34,7 @@ class Batches:
 
     def __init__(self, x, y=None, sample_weight=None, *, batch_size=256):
         self.batch_size = positive_integer("batch_size", batch_size)
-        self._dataset = None
+        self.dataset = None
         if is_arrays(x):
             self._arrays = tuple(
                 None if part is None else tree.map_structure(_as_array, part)
@@ -41,11 +43,11 @@ class Batches:
             self.samples = _common_length(self._arrays)
         else:
             _check_dataset(x, y, sample_weight)
-            self._dataset = x
+            self.dataset = x
             self.samples = None  # known after one pass, never needed before
 
     def __iter__(self):
-        if self._dataset is not None:
+        if self.dataset is not None:
             yield from self._iterate_dataset()
             return
         for start in range(0, self.samples, self.batch_size):
@@ -54,9 +56,9 @@ class Batches:
 
     def _iterate_dataset(self):
         batches = (
-            (self._dataset[i] for i in range(len(self._dataset)))
-            if isinstance(self._dataset, keras.utils.PyDataset)
-            else iter(self._dataset)
+            (self.dataset[i] for i in range(len(self.dataset)))
+            if isinstance(self.dataset, keras.utils.PyDataset)
+            else iter(self.dataset)
         )
         empty = True
         for batch in batches:
@@ -68,10 +70,44 @@ class Batches:
             empty = False
             yield *parts, count
         if empty:
-            raise ValueError(
-                "Expected at least one batch of data. Received: a dataset that gave none. "
-                "If it was read before, pass one that can be read again."
-            )
+            self.refuse_nothing()
+
+    @functools.cached_property
+    def resident(self):
+        """`(x, y, sample_weight)` as tensors on the device; `None` for a dataset or much data."""
+        if self.dataset is not None:
+            return None
+        arrays = [array for array in tree.flatten(self._arrays) if array is not None]
+        if sum(array.nbytes for array in arrays) > _RESIDENT_BYTES:
+            return None
+        return _tensors(self._arrays)
+
+    def tensors(self):
+        """The batches again, as tensors."""
+        if self.resident is None:
+            for *parts, count in self:
+                yield *_tensors(parts), count
+            return
+        for start in range(0, self.samples, self.batch_size):
+            stop = min(start + self.batch_size, self.samples)
+            yield *_select(self.resident, slice(start, stop)), stop - start
+
+    def one_by_one(self):
+        """Each batch as `Batches` of its own, and its number of samples."""
+        for *parts, count in self:
+            yield Batches(*parts, batch_size=count), count
+
+    def first(self, samples):
+        """The first samples of the first batch, as `Batches`."""
+        *parts, _ = next(iter(self))
+        return Batches(*_select(parts, slice(0, samples)), batch_size=samples)
+
+    def refuse_nothing(self):
+        """Say that a dataset gave no batch."""
+        raise ValueError(
+            "Expected at least one batch of data. Received: a dataset that gave none. "
+            "If it was read before, pass one that can be read again."
+        )
 
     def subsample(self, samples, seed=0):
         """A fixed part of the data: random samples of arrays, the first ones of a dataset.
@@ -86,7 +122,7 @@ class Batches:
         if samples is None:
             return self
         samples = positive_integer("samples", samples)
-        if self._dataset is None:
+        if self.dataset is None:
             if samples >= self.samples:
                 return self
             chosen = np.random.default_rng(seed).choice(self.samples, samples, replace=False)
@@ -100,6 +136,9 @@ class Batches:
         # What was read is kept, in batches of the same size: a dataset may shuffle itself anew.
         whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
         return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
+
+
+_RESIDENT_BYTES = 2**30  # more is sent to the device batch by batch
 
 
 def is_arrays(x):
@@ -165,6 +204,13 @@ def _common_length(parts):
     if length == 0:
         raise ValueError("Expected at least one sample. Received: x with 0 samples")
     return length
+
+
+def _tensors(parts):
+    return tuple(
+        None if part is None else tree.map_structure(keras.ops.convert_to_tensor, part)
+        for part in parts
+    )
 
 
 def _select(parts, index):

@@ -31,11 +31,11 @@ def size(a):
     return sum(math.prod(x.shape) for x in a)
 
 
-def flatten(a):
-    """A vector as one numpy array of float64, in order."""
+def flatten(a, dtype="float64"):
+    """A vector as one numpy array, in order."""
     if not a:
-        return np.zeros(0)
-    return np.concatenate([np.asarray(ops.convert_to_numpy(x), "float64").ravel() for x in a])
+        return np.zeros(0, dtype)
+    return np.concatenate([np.asarray(ops.convert_to_numpy(x), dtype).ravel() for x in a])
 
 
 def unflatten(flat, like):

@@ -1,6 +1,7 @@
 """One row per measure, callback, layer and regularizer; every row goes through the same checks."""
 
 import copy
+import functools
 
 import keras
 import numpy as np
@@ -61,7 +62,13 @@ def same(a, b):
 
 # --- measures: a surface in, a result out ---------------------------------------------------------
 
-MEASURES = {"keskar_sharpness": rt.measures.keskar_sharpness}
+MEASURES = {
+    "gradient_share": functools.partial(rt.measures.gradient_share, k=3),
+    "hessian_density": functools.partial(rt.measures.hessian_density, steps=6, draws=2),
+    "hessian_eigenvalues": functools.partial(rt.measures.hessian_eigenvalues, k=2, which="both"),
+    "hessian_trace": functools.partial(rt.measures.hessian_trace, tolerance=0.1),
+    "keskar_sharpness": rt.measures.keskar_sharpness,
+}
 
 
 @pytest.fixture(params=MEASURES)
@@ -96,8 +103,10 @@ def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure):
 def test_a_result_is_frozen_and_flat(measure):
     result = measure(rt.LossSurface(model_for_fits(), X, Y))
     assert all(type(value) is float for value in result.scalars().values())
+    assert result.scalars()["value"] == result.value
+    assert {"penalties", "seed"} <= set(result.scalars())
     with pytest.raises(AttributeError):
-        result.value = 0.0
+        result.seed = 0
 
 
 # --- callbacks ------------------------------------------------------------------------------------

@@ -1,10 +1,18 @@
 """The only room that names tensorflow, jax or torch: derivatives and compilation, one file each.
 
-Every backend offers the same five functions of a scalar function `fn(params, *args)`, where
-`params` is a list of tensors and `args` are passed through without being differentiated:
+Every backend offers the same functions. The first three turn a scalar function
+`fn(params, *args)`, where `params` is a list of tensors and `args` are passed through without
+being differentiated, into another function, not yet compiled:
 
-- `value(fn)` compiled, `value_and_grad(fn)` -> `(value, gradients)`, `hvp(fn)` taking
-  `(params, vectors, *args)` -> the Hessian times `vectors`, and `jit(fn)`;
+- `value_and_grad(fn)`: `(params, *args)` -> `(value, gradient)`;
+- `hvp(fn)`: `(params, vectors, *args)` -> the Hessian times each of the vectors, as a list; they
+  share the forward and the backward pass;
+- `gnvp(outputs, loss)`, of `outputs(params, *args)`, a list of tensors, and a scalar
+  `loss(outputs, *args)`: the same for the Gauss-Newton matrix Jᵀ (∇² loss) J;
+- `jit(fn)` compiles;
+- `mean_over(fn)` compiles a function `fn(*args, x, y, sample_weight)` -> `(scalars, tensors)`, a
+  list and a structure, into `(args, batches)` -> their means over the samples of `Batches`. The
+  scalars are added in double precision; `tensors` as they are;
 - `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace.
 """
 
@@ -12,11 +20,25 @@ import keras
 
 _name = keras.backend.backend()
 if _name == "tensorflow":
-    from keras_regtools.backend._tensorflow import frozen_draws, hvp, jit, value, value_and_grad
+    from keras_regtools.backend._tensorflow import (
+        frozen_draws,
+        gnvp,
+        hvp,
+        jit,
+        mean_over,
+        value_and_grad,
+    )
 elif _name == "jax":
-    from keras_regtools.backend._jax import frozen_draws, hvp, jit, value, value_and_grad
+    from keras_regtools.backend._jax import frozen_draws, gnvp, hvp, jit, mean_over, value_and_grad
 elif _name == "torch":
-    from keras_regtools.backend._torch import frozen_draws, hvp, jit, value, value_and_grad
+    from keras_regtools.backend._torch import (
+        frozen_draws,
+        gnvp,
+        hvp,
+        jit,
+        mean_over,
+        value_and_grad,
+    )
 else:
     raise ImportError(
         "keras_regtools needs derivatives. Expected the Keras backend to be one of 'tensorflow', "
@@ -32,8 +54,9 @@ __all__ = [
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "frozen_draws",
+    "gnvp",
     "hvp",
     "jit",
-    "value",
+    "mean_over",
     "value_and_grad",
 ]

@@ -3,17 +3,18 @@
 import contextlib
 import functools
 
+import keras
 import tensorflow as tf
+
+from keras_regtools.backend._loop import batch_by_batch
+
+_ZERO = tf.UnconnectedGradients.ZERO
 
 
 def jit(fn):
     # A partial is a function of its own: TensorFlow warns of retracing by the code behind it.
     own = functools.partial(fn)
     return tf.function(own, jit_compile=False, reduce_retracing=True)
-
-
-def value(fn):
-    return jit(fn)
 
 
 def value_and_grad(fn):
@@ -23,30 +24,150 @@ def value_and_grad(fn):
             result = fn(params, *args)
         return result, _gradient(tape, result, params)
 
-    return jit(call)
+    return call
 
 
 def hvp(fn):
     def call(params, vectors, *args):
-        with tf.GradientTape(watch_accessed_variables=False) as outer:
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
             outer.watch(params)
-            with tf.GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(params)
-                result = fn(params, *args)
-            gradients = _gradient(inner, result, params)
-        return outer.gradient(
-            gradients,
-            params,
-            output_gradients=vectors,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            _, gradient = value_and_grad(fn)(params, *args)
+        return [_gradient(outer, gradient, params, vector) for vector in vectors]
+
+    return call
+
+
+def gnvp(outputs, loss):
+    def call(params, vectors, *args):
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as model:
+            model.watch(params)
+            z = outputs(params, *args)
+        # Jᵀu is linear in u: its own transpose is J, and the value at u = 0 is never needed.
+        u = [tf.zeros_like(t) for t in z]
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as transposed:
+            transposed.watch(u)
+            pulled = _gradient(model, z, params, u)
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as head:
+            head.watch(z)
+            _, slope = value_and_grad(loss)(z, *args)
+        products = []
+        for vector in vectors:
+            pushed = _gradient(transposed, pulled, u, vector)
+            curved = _gradient(head, slope, z, pushed)
+            products.append(_gradient(model, z, params, curved))
+        return products
+
+    return call
+
+
+def _gradient(tape, target, sources, seed=None):
+    gradients = tape.gradient(target, sources, output_gradients=seed, unconnected_gradients=_ZERO)
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give slices
+    for gradient, source in zip(gradients, sources, strict=True):
+        gradient.set_shape(source.shape)
+    return gradients
+
+
+def mean_over(fn):
+    """One call for all batches where they are arrays or a `tf.data.Dataset`: the loop is traced."""
+
+    def start(args, batch):
+        """`fn`, traced for any number of samples, and a total of nothing."""
+        one = jit(fn).get_concrete_function(*args, *batch)
+        scalars, tensors = one.structured_outputs
+        zeros = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), tensors)
+        return one, ([tf.zeros((), tf.float64) for _ in scalars], zeros, tf.zeros((), tf.int32))
+
+    def add(total, one, args, batch):
+        count = tf.shape(tf.nest.flatten(batch[0])[0])[0]
+        scalars, tensors = one(*args, *batch)
+
+        def weighted(a, b):
+            return a + tf.cast(count, a.dtype) * tf.cast(b, a.dtype)
+
+        return (
+            tf.nest.map_structure(weighted, total[0], scalars),
+            tf.nest.map_structure(weighted, total[1], tensors),
+            total[2] + count,
         )
 
-    return jit(call)
+    def mean(scalars, tensors, seen):
+        scalars, tensors = tf.nest.map_structure(
+            lambda total: total / tf.cast(seen, total.dtype), (scalars, tensors)
+        )
+        return scalars, tensors, seen
+
+    def over_arrays(args, arrays, size):
+        one, total = start(args, tf.nest.map_structure(_any_batch, arrays))
+        samples = tf.shape(tf.nest.flatten(arrays)[0])[0]
+
+        def body(begin, total):
+            part = tf.nest.map_structure(
+                lambda t: None if t is None else t[begin : begin + size], arrays
+            )
+            return begin + size, add(total, one, args, part)
+
+        _, total = tf.while_loop(
+            lambda begin, _: begin < samples, body, (0, total), parallel_iterations=1
+        )
+        return mean(*total)
+
+    def over_dataset(args, dataset):
+        spec = tf.nest.map_structure(_any_batch, dataset.element_spec)
+        one, total = start(args, _parts(spec))
+        batches = iter(dataset)
+
+        def body(_, total):
+            element = batches.get_next_as_optional()
+            more = element.has_value()
+            total = tf.cond(
+                more, lambda: add(total, one, args, _parts(element.get_value())), lambda: total
+            )
+            return more, total
+
+        _, total = tf.while_loop(lambda more, _: more, body, (True, total), parallel_iterations=1)
+        return mean(*total)
+
+    arrays_mean, dataset_mean, one = jit(over_arrays), jit(over_dataset), jit(fn)
+    traced = set()
+
+    def run(args, batches):
+        if batches.resident is not None:
+            size = tf.constant(batches.batch_size)
+            if not traced:  # for any number of samples, so that a part of them needs no other trace
+                traced.add(arrays_mean)
+                arrays_mean.get_concrete_function(
+                    args, tf.nest.map_structure(_any_batch, batches.resident), size
+                )
+            scalars, tensors, _ = arrays_mean(args, batches.resident, size)
+        elif isinstance(batches.dataset, tf.data.Dataset):
+            scalars, tensors, seen = dataset_mean(args, batches.dataset)
+            if not seen:
+                batches.refuse_nothing()
+        else:
+            return batch_by_batch(one, args, batches)
+        return [float(scalar) for scalar in scalars], tensors
+
+    return run
 
 
-def _gradient(tape, result, params):
-    gradients = tape.gradient(result, params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give slices
+def _any_batch(t):
+    """The type of a tensor with any number of samples."""
+    return None if t is None else tf.TensorSpec([None, *t.shape[1:]], t.dtype)
+
+
+def _parts(element):
+    """x, y and sample weights of an element of a dataset, or of its type; floats as Keras's."""
+    floatx = tf.as_dtype(keras.config.floatx())
+
+    def converted(t):
+        if t is None or not t.dtype.is_floating:
+            return t
+        return (
+            tf.TensorSpec(t.shape, floatx) if isinstance(t, tf.TensorSpec) else tf.cast(t, floatx)
+        )
+
+    return tf.nest.map_structure(converted, keras.utils.unpack_x_y_sample_weight(element))
 
 
 def frozen_draws():

@@ -1,57 +1,95 @@
-"""Derivatives on PyTorch: eager, reverse over reverse for Hessian products."""
+"""Derivatives on PyTorch: eager, reverse over reverse for products."""
 
 import contextlib
 
 import torch
 
+from keras_regtools.backend._loop import batch_by_batch
+
 
 def jit(fn):
-    return fn
-
-
-def value(fn):
-    def call(params, *args):
+    def call(*args):
         with torch.no_grad():
-            return fn(params, *args)
+            return fn(*args)
 
     return call
 
 
 def value_and_grad(fn):
     def call(params, *args):
-        params = [p.detach().requires_grad_(True) for p in params]
+        params = _watched(params)
         with torch.enable_grad():
             result = fn(params, *args)
-            gradients = torch.autograd.grad(result, params, allow_unused=True)
-        return result.detach(), _filled(gradients, params)
+        return result.detach(), _detached(_gradient(result, params, keep=False))
 
     return call
 
 
 def hvp(fn):
     def call(params, vectors, *args):
-        params = [p.detach().requires_grad_(True) for p in params]
+        params = _watched(params)
         with torch.enable_grad():
-            result = fn(params, *args)
-            gradients = torch.autograd.grad(result, params, create_graph=True, allow_unused=True)
-            product = sum(
-                (g * v.detach()).sum()
-                for g, v in zip(gradients, vectors, strict=True)
-                if g is not None
-            )
-            if not getattr(product, "requires_grad", False):  # the loss is linear
-                return [torch.zeros_like(p) for p in params]
-            second = torch.autograd.grad(product, params, allow_unused=True)
-        return _filled(second, params)
+            gradient = _gradient(fn(params, *args), params, create_graph=True)
+        return [_detached(_gradient(gradient, params, vector)) for vector in vectors]
 
     return call
 
 
-def _filled(gradients, params):
+def gnvp(outputs, loss):
+    def call(params, vectors, *args):
+        params = _watched(params)
+        with torch.enable_grad():
+            z = outputs(params, *args)
+            # Jᵀu is linear in u: its own transpose is J.
+            u = [torch.zeros_like(t, requires_grad=True) for t in z]
+            pulled = _gradient(z, params, u, create_graph=True)
+            top = _watched(z)
+            slope = _gradient(loss(top, *args), top, create_graph=True)
+        products = []
+        for vector in vectors:
+            pushed = _gradient(pulled, u, vector)
+            curved = _gradient(slope, top, pushed)
+            products.append(_detached(_gradient(z, params, curved)))
+        return products
+
+    return call
+
+
+def _watched(tensors):
+    return [t.detach().requires_grad_(True) for t in tensors]
+
+
+def _detached(tensors):
+    return [t.detach() for t in tensors]
+
+
+def _gradient(targets, sources, seeds=None, create_graph=False, keep=True):
+    """Of Σ ⟨target, seed⟩, with zeros where nothing depends."""
+    targets = targets if isinstance(targets, list) else [targets]
+    seeds = [torch.ones_like(t) for t in targets] if seeds is None else seeds
+    pairs = [(t, s) for t, s in zip(targets, seeds, strict=True) if t.requires_grad]
+    if not pairs:  # a constant, or a gradient of something linear
+        return [torch.zeros_like(source) for source in sources]
+    found = torch.autograd.grad(
+        [t for t, _ in pairs],
+        sources,
+        [s for _, s in pairs],
+        retain_graph=keep,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
     return [
-        torch.zeros_like(p) if g is None else g.detach()
-        for g, p in zip(gradients, params, strict=True)
+        torch.zeros_like(source) if gradient is None else gradient
+        for gradient, source in zip(found, sources, strict=True)
     ]
+
+
+def mean_over(fn):
+    def frozen(*args):
+        with frozen_draws():
+            return fn(*args)
+
+    return lambda args, batches: batch_by_batch(frozen, args, batches)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,26 @@
 """Measures: a function of a `LossSurface`, a result that carries its doubt."""
 
+from keras_regtools.measures.density import HessianDensity, hessian_density
+from keras_regtools.measures.eigenvalues import (
+    GradientShare,
+    HessianEigenvalues,
+    gradient_share,
+    hessian_eigenvalues,
+)
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.result import Result
+from keras_regtools.measures.trace import HessianTrace, hessian_trace
 
-__all__ = ["KeskarSharpness", "Result", "keskar_sharpness"]
+__all__ = [
+    "GradientShare",
+    "HessianDensity",
+    "HessianEigenvalues",
+    "HessianTrace",
+    "KeskarSharpness",
+    "Result",
+    "gradient_share",
+    "hessian_density",
+    "hessian_eigenvalues",
+    "hessian_trace",
+    "keskar_sharpness",
+]

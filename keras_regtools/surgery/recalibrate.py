@@ -52,9 +52,7 @@ def recalibrate(model, x, *, batch_size=256):
             "Expected a model with batch normalization. "
             f"Received: the model {model.name!r}, which has none"
         )
-    batch_moments = backend.value(
-        lambda params, *args: _batch_moments(model, layers, params, *args)
-    )
+    batch_moments = backend.jit(lambda params, *args: _batch_moments(model, layers, params, *args))
     totals = {}
     for inputs, _, _, count in Batches(x, batch_size=batch_size):
         found = batch_moments(

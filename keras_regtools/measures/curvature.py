@@ -1,0 +1,83 @@
+"""A surface's curvature as a matrix that is known by its products, as `spectrum` wants it."""
+
+import keras
+import numpy as np
+
+from keras_regtools import vectors
+from keras_regtools.validation import one_of, positive_integer
+
+MATRICES = ("hessian", "gauss_newton")
+
+
+class Curvature:
+    """The Hessian or the Gauss-Newton matrix at the model's weights.
+
+    Args:
+        surface: A `LossSurface`.
+        matrix: One of `MATRICES`.
+        verbose: 1 draws a progress bar.
+
+    Attributes:
+        products: How many products have been made.
+    """
+
+    def __init__(self, surface, matrix, verbose=0):
+        self.matrix = one_of("matrix", matrix, MATRICES)
+        self.surface, self.params = surface, surface.params
+        self.size = vectors.size(self.params)
+        self.dtype = np.result_type(
+            *(keras.backend.standardize_dtype(p.dtype) for p in self.params)
+        )
+        self.products = 0
+        self._bar = keras.utils.Progbar(None, unit_name="product") if verbose else None
+
+    def __call__(self, rows):
+        """The products of the matrix with the rows of an array `(k, n)`, as such an array."""
+        product = self.surface.hvp if self.matrix == "hessian" else self.surface.gnvp
+        groups = -(-len(rows) // _TOGETHER)
+        found = []
+        for group in np.array_split(rows, groups):
+            several = [vectors.unflatten(row, self.params) for row in group]
+            found += [vectors.flatten(p, self.dtype) for p in product(self.params, several)]
+        self.products += len(rows)
+        found = np.stack(found)
+        if not np.all(np.isfinite(found)):
+            raise ValueError(self.surface.why_not_finite(self.params))
+        return found
+
+    def expect(self, most):
+        """Say how many products are going to be made at most."""
+        if self._bar is not None:
+            self._bar.target = most
+
+    def watch(self, products, **numbers):
+        """Show how far a measure is."""
+        if self._bar is not None:
+            self._bar.stateful_metrics = set(numbers)
+            self._bar.update(products, list(numbers.items()), finalize=False)
+
+    def done(self):
+        """Finish the progress bar, and give what each result says of where it comes from."""
+        if self._bar is not None:
+            self._bar.target = self.products
+            self._bar.update(self.products, finalize=True)
+        return {
+            "matrix": self.matrix,
+            "products": self.products,
+            "mode": self.surface.mode,
+            "penalties": self.surface.penalties,
+            "samples": self.surface.data.samples,
+        }
+
+
+_TOGETHER = 5  # more at once take longer to trace and gain little
+
+
+def most_products(value, least):
+    """`max_products` as an integer that at least allows what a measure cannot do without."""
+    value = positive_integer("max_products", value)
+    if value < least:
+        raise ValueError(
+            f"Expected `max_products` to be at least {least}. Received: max_products={value}"
+        )
+    return value

@@ -1,0 +1,138 @@
+"""The spectral density of the Hessian: all eigenvalues at once, as a picture."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_regtools import spectrum
+from keras_regtools.measures.curvature import Curvature
+from keras_regtools.measures.result import Result, frozen
+from keras_regtools.validation import positive_integer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HessianDensity(Result):
+    """Result of `hessian_density`: a spectrum, as nodes and the share of eigenvalues near each.
+
+    Attributes:
+        nodes: Array `(draws, steps)`, eigenvalues that a draw found.
+        weights: Array `(draws, steps)`, positive, with a sum of 1 in each row.
+        size: Number of weights, which is the number of eigenvalues.
+        matrix, seed: As given.
+        products: Hessian products that were made.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    size: int
+    matrix: str
+    seed: int
+    products: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+    def mean(self, function):
+        """The mean of a function over the eigenvalues, and its standard error over the draws.
+
+        Args:
+            function: A function of an array of eigenvalues.
+
+        Returns:
+            `(mean, stderr)`; the error is NaN for a single draw.
+        """
+        draws = np.sum(self.weights * function(self.nodes), axis=1)
+        if len(draws) == 1:
+            return float(draws[0]), float("nan")
+        return float(np.mean(draws)), float(np.std(draws, ddof=1) / np.sqrt(len(draws)))
+
+    def curve(self, grid, width):
+        """The density on a grid of eigenvalues, each node smoothed to a Gaussian bell.
+
+        Args:
+            grid: Array of eigenvalues.
+            width: Standard deviation of the bells.
+
+        Returns:
+            Array like `grid`, with an integral of 1 over all eigenvalues.
+        """
+        bells = np.exp(-0.5 * ((np.asarray(grid)[:, None] - self.nodes.ravel()) / width) ** 2)
+        return bells @ self.weights.ravel() / (len(self.nodes) * width * np.sqrt(2 * np.pi))
+
+    @property
+    def value(self):
+        """The largest node: a lower bound of the largest eigenvalue, without an error bar."""
+        return float(np.max(self.nodes))
+
+    def scalars(self):
+        """The ends of the spectrum, the trace, the share of negative eigenvalues; with errors."""
+        mean, error = self.mean(lambda nodes: nodes)
+        # Below the rounding of the products a sign says nothing.
+        zero = 1e-6 * float(np.max(np.abs(self.nodes)))
+        negative, uncertain = self.mean(lambda nodes: (nodes < -zero).astype(float))
+        return {
+            "value": self.value,
+            "smallest": float(np.min(self.nodes)),
+            "trace": self.size * mean,
+            "trace_stderr": self.size * error,
+            "negative_share": negative,
+            "negative_share_stderr": uncertain,
+            **super().scalars(),
+        }
+
+
+def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, verbose=0):
+    """The density of the Hessian's eigenvalues at the model's weights.
+
+    By stochastic Lanczos quadrature with full reorthogonalisation
+    ([Ubaru et al., 2017](https://doi.org/10.1137/16M1104974); defaults as
+    [Ghorbani et al., 2019](https://arxiv.org/abs/1901.10159)): each draw is a Lanczos process from
+    a random vector, whose Ritz values are the nodes and whose squared first components are the
+    weights. `plots.density` draws it.
+
+    Args:
+        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
+        matrix: `"hessian"`, or `"gauss_newton"` (see `LossSurface.gnvp`).
+        steps: Lanczos steps of each draw; at most as many as there are weights are made.
+        draws: Random start vectors. `steps · draws` Hessian products are made in all, those of five
+            draws together; five times `steps` vectors of weights are held in memory.
+        seed: Seed of the draws.
+        verbose: 1 draws a progress bar.
+
+    Returns:
+        A `HessianDensity`.
+
+    Raises:
+        ValueError: `steps` or `draws` below 1, an unknown matrix, or a loss that is not finite.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")  # H = xᵀx
+    >>> density = hessian_density(surface, draws=1)
+    >>> density.nodes.round(4), density.weights.round(4)
+    (array([[1., 9.]]), array([[0.5, 0.5]]))
+    """
+    steps, draws = positive_integer("steps", steps), positive_integer("draws", draws)
+    curvature = Curvature(surface, matrix, verbose)
+    curvature.expect(draws * min(steps, curvature.size))
+    nodes, weights = spectrum.density(
+        curvature,
+        curvature.size,
+        curvature.dtype,
+        steps,
+        draws,
+        np.random.default_rng(seed),
+        watch=curvature.watch,
+    )
+    return HessianDensity(
+        nodes=frozen(nodes),
+        weights=frozen(weights),
+        size=curvature.size,
+        seed=seed,
+        **curvature.done(),
+    )

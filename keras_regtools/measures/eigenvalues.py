@@ -1,0 +1,227 @@
+"""Extreme eigenvalues of the Hessian, each with an error bar, and what lies along them."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_regtools import spectrum, vectors
+from keras_regtools.measures.curvature import Curvature, most_products
+from keras_regtools.measures.result import Result, frozen
+from keras_regtools.validation import one_of, positive, positive_integer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HessianEigenvalues(Result):
+    """Result of `hessian_eigenvalues`.
+
+    Attributes:
+        eigenvalues: Array, largest first.
+        residuals: Array of ‖H v − λ v‖ with ‖v‖ = 1: an eigenvalue of H lies within that of λ.
+        eigenvectors: List of unit vectors, each a list of tensors like the surface's parameters,
+            in the order of the eigenvalues; `None` unless asked for.
+        converged: Whether every residual came below the tolerance.
+        which, matrix, tolerance, seed: As given.
+        products: Hessian products that were made.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    eigenvectors: list | None
+    converged: bool
+    which: str
+    matrix: str
+    tolerance: float
+    seed: int
+    products: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+    @property
+    def value(self):
+        """The first of the eigenvalues."""
+        return float(self.eigenvalues[0])
+
+    def scalars(self):
+        """`value`, then `eigenvalue_1`, `residual_1` and so on, and the other numbers."""
+        numbers = {"value": self.value}
+        for i, pair in enumerate(zip(self.eigenvalues, self.residuals, strict=True), 1):
+            numbers[f"eigenvalue_{i}"], numbers[f"residual_{i}"] = map(float, pair)
+        return {**numbers, **super().scalars()}
+
+
+def hessian_eigenvalues(
+    surface,
+    k=1,
+    *,
+    which="largest",
+    matrix="hessian",
+    tolerance=1e-3,
+    max_products=200,
+    eigenvectors=False,
+    seed=0,
+    verbose=0,
+):
+    """The `k` extreme eigenvalues of the Hessian of the loss at the model's weights.
+
+    By the Lanczos process with full reorthogonalisation ([Lanczos, 1950](
+    https://doi.org/10.6028/jres.045.026)), which ends when ‖H v − λ v‖ ≤ tolerance · |λ| for every
+    pair: each eigenvalue comes with the error that it can have. Largest is the largest algebraic
+    one; the one of largest magnitude is another number at a saddle. Of an eigenvalue that occurs
+    several times Lanczos may find fewer copies.
+
+    Args:
+        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
+        k: How many; from 1 to the number of weights.
+        which: `"largest"`, `"smallest"`, `"magnitude"`, or `"both"`: `k` at each end.
+        matrix: `"hessian"`, or `"gauss_newton"` (see `LossSurface.gnvp`).
+        tolerance: The relative residual to stop at.
+        max_products: The most Hessian products, each about as dear as two gradients.
+        eigenvectors: Whether to return the eigenvectors.
+        seed: Seed of the random start.
+        verbose: 1 draws a progress bar.
+
+    Returns:
+        A `HessianEigenvalues`.
+
+    Raises:
+        ValueError: `k` below 1 or above the number of weights (with `"both"`, above half of it), an
+            unknown `which` or `matrix`, a tolerance that is not positive, too few products for `k`,
+            or a loss that is not finite.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")  # H = xᵀx
+    >>> hessian_eigenvalues(surface, k=2).eigenvalues.round(4)
+    array([9., 1.])
+    """
+    which = one_of("which", which, tuple(spectrum.WHICH))
+    tolerance = positive("tolerance", tolerance)
+    curvature = Curvature(surface, matrix, verbose)
+    k = _at_most("k", k, curvature.size // 2 if which == "both" else curvature.size)
+    most = most_products(max_products, min(2 * k if which == "both" else k, curvature.size))
+    curvature.expect(most)
+    rng = np.random.default_rng(seed)
+    found = spectrum.eigenpairs(
+        curvature,
+        rng.standard_normal(curvature.size).astype(curvature.dtype),
+        k,
+        which,
+        tolerance,
+        most,
+        rng,
+        lambda products, excess: curvature.watch(products, residual=excess * tolerance),
+    )
+    vectors_found = [vectors.unflatten(row, curvature.params) for row in found.vectors]
+    return HessianEigenvalues(
+        eigenvalues=frozen(found.values),
+        residuals=frozen(found.residuals),
+        eigenvectors=vectors_found if eigenvectors else None,
+        converged=found.converged,
+        which=which,
+        tolerance=tolerance,
+        seed=seed,
+        **curvature.done(),
+    )
+
+
+def _at_most(name, value, most):
+    value = positive_integer(name, value)
+    if value > most:
+        raise ValueError(
+            f"Expected `{name}` to be at most {most}, for a surface of that many weights (half of "
+            f"them for each end of `which='both'`). Received: {name}={value}"
+        )
+    return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradientShare(Result):
+    """Result of `gradient_share`.
+
+    Attributes:
+        value: Σ ⟨g, v⟩² / ‖g‖² over the top eigenvectors v: in [0, 1]. NaN for a gradient of zero.
+        shares: Array, the part of each eigenvector.
+        eigenvalues, residuals: Arrays, as in `HessianEigenvalues`.
+        gradient_norm: ‖g‖.
+        converged, matrix, seed, products, mode, penalties, samples: As in `HessianEigenvalues`.
+    """
+
+    value: float
+    shares: np.ndarray
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    gradient_norm: float
+    converged: bool
+    matrix: str
+    seed: int
+    products: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+
+def gradient_share(
+    surface, k=10, *, matrix="hessian", tolerance=1e-2, max_products=200, seed=0, verbose=0
+):
+    """How much of the gradient lies in the space of the `k` top eigenvectors of the Hessian.
+
+    ‖P g‖² / ‖g‖² with P the projection onto that space. In training it comes close to 1 with k the
+    number of classes ([Gur-Ari et al., 2018](https://arxiv.org/abs/1812.04754)); a random direction
+    has k / n.
+
+    Args:
+        surface: A `LossSurface`.
+        k, matrix, tolerance, max_products, seed, verbose: As for `hessian_eigenvalues`, whose
+            largest eigenvalues are taken.
+
+    Returns:
+        A `GradientShare`.
+
+    Raises:
+        ValueError: as `hessian_eigenvalues`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> model.set_weights([np.array([[1.0], [1.0]])])
+    >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")  # g = (9, 1)
+    >>> round(gradient_share(surface, k=1).value, 4)  # 81 / (81 + 1)
+    0.9878
+    """
+    found = hessian_eigenvalues(
+        surface,
+        k,
+        matrix=matrix,
+        tolerance=tolerance,
+        max_products=max_products,
+        eigenvectors=True,
+        seed=seed,
+        verbose=verbose,
+    )
+    _, gradient = surface.value_and_gradient()
+    length = vectors.norm(gradient)
+    along = np.array([vectors.dot(gradient, v) for v in found.eigenvectors])
+    shares = (along / length) ** 2 if length > 0 else np.full(len(along), np.nan)
+    return GradientShare(
+        value=float(np.sum(shares)),
+        shares=frozen(shares),
+        eigenvalues=found.eigenvalues,
+        residuals=found.residuals,
+        gradient_norm=length,
+        converged=found.converged,
+        matrix=found.matrix,
+        seed=seed,
+        products=found.products,
+        mode=found.mode,
+        penalties=found.penalties,
+        samples=found.samples,
+    )

@@ -1,0 +1,127 @@
+"""The trace of the Hessian, with a standard error."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_regtools import spectrum
+from keras_regtools.measures.curvature import Curvature, most_products
+from keras_regtools.measures.result import Result
+from keras_regtools.validation import one_of, positive, positive_integer
+
+METHODS = ("hutch++", "hutchinson")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HessianTrace(Result):
+    """Result of `hessian_trace`.
+
+    Attributes:
+        estimate: The trace.
+        stderr: Its standard error.
+        converged: Whether the standard error came below the tolerance.
+        draws: Random vectors that the error is computed from.
+        method, matrix, tolerance, seed: As given.
+        products: Hessian products that were made.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    estimate: float
+    stderr: float
+    converged: bool
+    draws: int
+    method: str
+    matrix: str
+    tolerance: float
+    seed: int
+    products: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+    @property
+    def value(self):
+        """The estimate."""
+        return self.estimate
+
+    def scalars(self):
+        """`value`, which is the estimate, and the other numbers."""
+        return {"value": self.value, **super().scalars()}
+
+
+def hessian_trace(
+    surface,
+    *,
+    method="hutch++",
+    matrix="hessian",
+    tolerance=0.02,
+    sketch=15,
+    max_products=1000,
+    seed=0,
+    verbose=0,
+):
+    """The trace of the Hessian of the loss at the model's weights, with its standard error.
+
+    tr H = tr(Q H Qᵀ) + E[gᵀ (I − QᵀQ) H (I − QᵀQ) g], with random signs g and with Q spanning the
+    products of H with a few random vectors: Hutch++
+    ([Meyer et al., 2021](https://arxiv.org/abs/2010.09649)). Where few eigenvalues dominate, as in
+    trained networks, it needs a small part of the draws of Hutchinson's estimator E[gᵀ H g]
+    ([1989](https://doi.org/10.1080/03610918908812806)). Draws are added until the standard error,
+    allowing for its own uncertainty, is below the tolerance.
+
+    Args:
+        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
+        method: `"hutch++"` or `"hutchinson"`.
+        matrix: `"hessian"`, or `"gauss_newton"` (see `LossSurface.gnvp`).
+        tolerance: The relative standard error to stop at.
+        sketch: Rows of Q, for Hutch++; they cost two products each.
+        max_products: The most Hessian products. The result says whether it converged before.
+        seed: Seed of the draws.
+        verbose: 1 draws a progress bar.
+
+    Returns:
+        A `HessianTrace`.
+
+    Raises:
+        ValueError: an unknown method or matrix, a tolerance or sketch that is not positive, too few
+            products for one estimate, or a loss that is not finite.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")  # H = xᵀx
+    >>> round(hessian_trace(surface).estimate, 4)
+    10.0
+    """
+    method = one_of("method", method, METHODS)
+    tolerance = positive("tolerance", tolerance)
+    sketch = positive_integer("sketch", sketch) if method == "hutch++" else 0
+    least = 2 * sketch + spectrum.FEWEST_DRAWS
+    most = most_products(max_products, least)
+    curvature = Curvature(surface, matrix, verbose)
+    curvature.expect(most)
+    found = spectrum.trace(
+        curvature,
+        curvature.size,
+        curvature.dtype,
+        tolerance,
+        most,
+        sketch,
+        np.random.default_rng(seed),
+        watch=lambda products, estimate, stderr: curvature.watch(
+            products, trace=estimate, stderr=stderr
+        ),
+    )
+    return HessianTrace(
+        estimate=found.estimate,
+        stderr=found.stderr,
+        converged=found.converged,
+        draws=found.draws,
+        method=method,
+        tolerance=tolerance,
+        seed=seed,
+        **curvature.done(),
+    )

@@ -1,0 +1,245 @@
+"""Linear algebra on a symmetric matrix that is known only by its products.
+
+A matrix is a callable from `(k, n)` to `(k, n)`: it multiplies each row. Vectors are rows of numpy
+arrays in the precision of the products; scalars are Python floats. Nothing here knows of models.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+class Lanczos:
+    """The Lanczos process with full reorthogonalisation: T = Q A Qᵀ, tridiagonal.
+
+    Args:
+        start: Vector of `n` entries, not zero.
+        rng: Numpy `Generator`, for a new direction where the Krylov space is exhausted.
+    """
+
+    def __init__(self, start, rng):
+        self.basis = []  # orthonormal rows; the last one is to be multiplied next
+        self._diagonal, self._beside = [], []
+        self._rng = rng
+        self._append(start / np.linalg.norm(start))
+
+    @property
+    def steps(self):
+        """How many products were made."""
+        return len(self._diagonal)
+
+    @property
+    def complete(self):
+        """Whether the basis spans the whole space: then nothing is left out."""
+        return self.steps == len(self.basis[0])
+
+    @property
+    def next(self):
+        """The vector that `advance` needs the product of."""
+        return self.basis[self.steps]
+
+    def advance(self, product):
+        """Take the product of the matrix with `next`."""
+        last = self.next
+        self._diagonal.append(float(last @ product))
+        rest, scale = self._orthogonal(product), float(np.linalg.norm(product))
+        length = float(np.linalg.norm(rest))
+        if self.complete:
+            self._beside.append(0.0)
+        elif length > 10 * np.finfo(last.dtype).eps * scale:
+            self._beside.append(length)
+            self._append(rest / length)
+        else:  # an invariant subspace: go on outside of it
+            self._beside.append(0.0)
+            rest = self._orthogonal(self._rng.standard_normal(len(last)).astype(last.dtype))
+            self._append(rest / np.linalg.norm(rest))
+
+    def ritz(self):
+        """`(values, columns, residuals)`: eigenvalues of T, ascending, its eigenvectors, and
+        ‖A x − θ x‖ for each pair."""
+        from scipy.linalg import eigh_tridiagonal
+
+        values, columns = eigh_tridiagonal(self._diagonal, self._beside[:-1])
+        return values, columns, self._beside[-1] * np.abs(columns[-1])
+
+    def vectors(self, columns):
+        """Ritz vectors, as rows, from eigenvectors of T, as columns."""
+        rows = np.zeros((columns.shape[1], len(self.basis[0])), self.basis[0].dtype)
+        for row, weights in zip(self.basis, columns, strict=False):
+            rows += np.outer(weights, row).astype(rows.dtype)
+        return rows
+
+    def _append(self, row):
+        self.basis.append(row)
+
+    def _orthogonal(self, vector):
+        vector = np.array(vector)
+        for _ in range(2):  # once is not enough in floating point
+            for row in self.basis:
+                vector -= (row @ vector) * row
+        return vector
+
+
+@dataclasses.dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues, largest first, the norms of their residuals, and their vectors as rows."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+    vectors: np.ndarray
+    converged: bool
+
+
+WHICH = {
+    "largest": lambda values, k: np.arange(len(values))[-k:],
+    "smallest": lambda values, k: np.arange(len(values))[:k],
+    "magnitude": lambda values, k: np.sort(np.argsort(np.abs(values))[-k:]),
+    "both": lambda values, k: np.unique([*range(k), *range(-k, 0)] % np.int64(len(values))),
+}
+
+
+def eigenpairs(matrix, start, k, which, tolerance, most, rng, watch=None):
+    """Extreme eigenpairs by `Lanczos`, until every residual is small.
+
+    Args:
+        matrix: The matrix.
+        start: Vector to start from.
+        k: How many; for `"both"` at each end.
+        which: A key of `WHICH`.
+        tolerance: A pair has converged when ‖A x − θ x‖ ≤ tolerance · |θ|, or · ε^⅔ ‖A‖ where that
+            is larger, as in ARPACK.
+        most: The most products.
+        rng: Numpy `Generator`.
+        watch: Called with the number of products and the largest residual relative to the bound.
+
+    Returns:
+        `Eigenpairs`.
+    """
+    process = Lanczos(start, rng)
+    wanted = 2 * k if which == "both" else k
+    floor = float(np.finfo(start.dtype).eps) ** (2 / 3)
+    while True:
+        process.advance(matrix(process.next[None])[0])
+        values, columns, residuals = process.ritz()
+        chosen = WHICH[which](values, min(k, len(values)))
+        bounds = tolerance * np.maximum(np.abs(values[chosen]), floor * np.max(np.abs(values)))
+        excess = np.max(residuals[chosen] / np.where(bounds > 0, bounds, 1.0))
+        converged = process.complete or (len(values) >= wanted and excess <= 1)
+        if watch is not None:
+            watch(process.steps, excess)
+        if converged or process.steps >= most:
+            break
+    chosen = chosen[::-1]
+    return Eigenpairs(
+        values[chosen],
+        residuals[chosen],
+        process.vectors(columns[:, chosen]),
+        bool(converged),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """An estimate of a trace, its standard error, and how many random draws it is the mean of."""
+
+    estimate: float
+    stderr: float
+    draws: int
+    converged: bool
+
+
+def trace(matrix, n, dtype, tolerance, most, sketch, rng, block=5, watch=None):
+    """The trace by random products: Hutchinson's estimator on what a sketch leaves over.
+
+    tr A = tr(Q A Qᵀ) + E[gᵀ (I − QᵀQ) A (I − QᵀQ) g], with the rows of Q spanning A S for `sketch`
+    random S, and random signs g: Hutch++ ([Meyer et al., 2021](https://arxiv.org/abs/2010.09649)).
+    Without a sketch it is Hutchinson's.
+
+    Args:
+        matrix, n, dtype: The matrix, its size and the precision of its products.
+        tolerance: Stop when the standard error is below tolerance · |estimate|.
+        most: The most products.
+        sketch: Rows of Q, 0 for none.
+        rng: Numpy `Generator`.
+        block: Products made together.
+        watch: Called with the number of products, the estimate and its standard error.
+
+    Returns:
+        `Trace`.
+    """
+    basis, known, used = _sketch(matrix, n, dtype, min(sketch, n), rng)
+    draws, sums, squares = 0, np.zeros(n), np.zeros(n)
+    while True:
+        g = _signs(rng, (block, n), dtype)
+        entries = (g * _rest(matrix(_rest(g, basis)), basis)).astype("float64")
+        draws, used = draws + block, used + block
+        sums += np.sum(entries, axis=0)
+        squares += np.sum(entries**2, axis=0)
+        estimate = known + float(np.sum(sums)) / draws
+        # Var gᵀAg = 2 Σ_i Var g_i (Ag)_i, which is far steadier than the variance of a few sums.
+        variance = 2 * float(np.sum(squares - sums**2 / draws)) / (draws - 1)
+        stderr = math.sqrt(max(variance, 0.0) / draws)
+        if watch is not None:
+            watch(used, estimate, stderr)
+        converged = draws >= FEWEST_DRAWS and stderr <= tolerance * abs(estimate)
+        if converged or used + block > most:
+            return Trace(estimate, stderr, draws, converged)
+
+
+FEWEST_DRAWS = 10
+
+
+def _sketch(matrix, n, dtype, size, rng):
+    """Orthonormal rows that span what the matrix does most with, and the trace on them."""
+    if size == 0:
+        return np.zeros((0, n), dtype), 0.0, 0
+    rows = matrix(_signs(rng, (size, n), dtype))
+    basis = np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
+    known = float(np.sum(basis.astype("float64") * matrix(basis)))
+    return basis, known, 2 * size
+
+
+def _rest(rows, basis):
+    """What the basis leaves of the rows."""
+    return rows - (rows @ basis.T) @ basis
+
+
+def density(matrix, n, dtype, steps, draws, rng, block=5, watch=None):
+    """The spectral density by stochastic Lanczos quadrature.
+
+    Each draw gives nodes θ and weights τ = (first component)² of the eigenvectors of T, with
+    Σ τ f(θ) ≈ gᵀ f(A) g for a random unit vector g, whose mean is tr f(A) / n
+    ([Ubaru et al., 2017](https://doi.org/10.1137/16M1104974)).
+
+    Args:
+        matrix, n, dtype: The matrix, its size and the precision of its products.
+        steps: Lanczos steps of a draw.
+        draws: Random start vectors.
+        rng: Numpy `Generator`.
+        block: Draws made together.
+        watch: Called with the number of products.
+
+    Returns:
+        `(nodes, weights)`: arrays `(draws, steps)`, with fewer steps if the space has fewer.
+    """
+    nodes, weights, used = [], [], 0
+    for first in range(0, draws, block):
+        starts = _signs(rng, (min(block, draws - first), n), dtype)
+        processes = [Lanczos(start, rng) for start in starts]
+        for _ in range(min(steps, n)):
+            products = matrix(np.stack([process.next for process in processes]))
+            for process, product in zip(processes, products, strict=True):
+                process.advance(product)
+            used += len(processes)
+            if watch is not None:
+                watch(used)
+        for process in processes:
+            values, columns, _ = process.ritz()
+            nodes.append(values)
+            weights.append(columns[0] ** 2)
+    return np.stack(nodes), np.stack(weights)
+
+
+def _signs(rng, shape, dtype):
+    return rng.choice(np.array([-1, 1], dtype), shape)

@@ -1,0 +1,173 @@
+"""The loss of one batch as a function of the weights, and its derivatives over all batches."""
+
+import functools
+
+import keras
+from keras import ops, tree
+
+from keras_regtools import backend
+from keras_regtools.layers.exact import exact_calls
+from keras_regtools.layers.shadow import all_layers, call_model, shadowed
+from keras_regtools.vectors import axpy
+
+
+class BatchLoss:
+    """The loss of a model on one batch; what the backend differentiates.
+
+    Args:
+        model: A built `keras.Model`.
+        loss: A `Loss`.
+        mode, penalties: Those of the surface.
+        chosen: Which of the trainable variables are its arguments, by number.
+    """
+
+    def __init__(self, model, loss, mode, penalties, chosen):
+        self.model, self.loss, self.penalties = model, loss, penalties
+        self.training = mode == "training"
+        self.batch_statistics = mode == "batch_statistics"
+        self.chosen = frozenset(chosen)
+
+    def state(self):
+        """What the loss depends on besides the weights chosen: the model's other variables."""
+        trainable = self.model.trainable_variables
+        fixed = [v for i, v in enumerate(trainable) if i not in self.chosen]
+        return tuple(
+            [ops.convert_to_tensor(v) for v in variables]
+            for variables in (fixed, self.model.non_trainable_variables)
+        )
+
+    @functools.cached_property
+    def functions(self):
+        """Compiled means over `Batches`, as `backend.mean_over` makes them, by name."""
+        gradient = backend.value_and_grad(self)
+        hvp = backend.hvp(functools.partial(self, exact=True))
+        gnvp = backend.gnvp(self._outputs, self._outputs_loss)
+        penalty_hvp = backend.hvp(self._added)
+
+        def value_and_gradient(*args):
+            value, slope = gradient(*args)
+            return [value], slope
+
+        def gauss_newton(*args):
+            products = gnvp(*args)
+            if self.penalties and self.model.losses:
+                penalty = penalty_hvp(*args)
+                products = [axpy(1.0, a, b) for a, b in zip(penalty, products, strict=True)]
+            return [], products
+
+        return {
+            "value": backend.mean_over(lambda *args: ([self(*args)], [])),
+            "gradient": backend.mean_over(value_and_gradient),
+            "hvp": backend.mean_over(lambda *args: ([], hvp(*args))),
+            "gnvp": backend.mean_over(gauss_newton),
+        }
+
+    def __call__(self, params, fixed, state, x, y, sample_weight, exact=False):
+        outputs, added = self.call_model(params, fixed, state, x, exact)
+        loss = self.loss(x, y, outputs, sample_weight, self.training)
+        return self._plus(loss, added)
+
+    def call_model(self, params, fixed, state, x, exact=False):
+        """The outputs of the model, and the list of its added losses."""
+        params, fixed = iter(params), iter(fixed)
+        count = len(self.model.trainable_variables)
+        trainable = [next(params if i in self.chosen else fixed) for i in range(count)]
+        with shadowed(self.shadows(exact)):
+            outputs, _, added = call_model(
+                self.model, trainable, state, x, self.training, return_losses=True
+            )
+        return outputs, added
+
+    def shadows(self, exact=False):
+        """`(layer, call)` for each layer that is to be called in another way than its own."""
+        layers = all_layers(self.model)
+        exact = exact and not backend.MOMENTS_HAVE_SECOND_DERIVATIVES
+        calls = exact_calls(layers) if exact else []
+        if self.batch_statistics:
+            inner = {id(layer): call for layer, call in calls}
+            calls += [
+                (layer, _in_training(inner.get(id(layer), layer.call)))
+                for layer in layers
+                if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            ]
+        return list({id(layer): (layer, call) for layer, call in calls}.values())
+
+    def take(self, data):
+        """Raise unless the model and its loss can take the first batch of the data."""
+        x, y, sample_weight, _ = next(data.tensors())
+        params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
+        state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
+        try:
+            with backend.frozen_draws():
+                outputs = call_model(self.model, params, state, x, False)[0]
+                self.loss(x, y, outputs, sample_weight, False)
+        except Exception as error:
+            received = "; ".join(
+                f"{name} of shape {_shapes(part)}"
+                for name, part in (("x", x), ("y", y), ("sample_weight", sample_weight))
+                if part is not None
+            )
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ValueError(
+                f"Expected data that the model {self.model.name!r} and its loss can take. "
+                f"Received: {received} (the first samples), which gave: {reason}"
+            ) from error
+
+    def _plus(self, loss, added):
+        if self.penalties:
+            loss = sum((ops.sum(ops.cast(term, loss.dtype)) for term in added), loss)
+        return loss
+
+    def _added(self, params, fixed, state, x, y, sample_weight):
+        _, added = self.call_model(params, fixed, state, x, exact=True)
+        return self._plus(ops.zeros((), keras.config.floatx()), added)
+
+    def _outputs(self, params, fixed, state, x, y, sample_weight):
+        outputs, _ = self.call_model(params, fixed, state, x)
+        self._like = tree.map_structure(lambda t: 0, outputs)
+        return self.loss.natural(outputs)
+
+    def _outputs_loss(self, z, fixed, state, x, y, sample_weight):
+        outputs = self.loss.from_natural(z, self._like)
+        return self.loss(x, y, outputs, sample_weight, self.training)
+
+
+def _in_training(call):
+    def in_training(inputs, training=None, mask=None):
+        return call(inputs, training=True, mask=mask)
+
+    return in_training
+
+
+def _shapes(part):
+    if hasattr(part, "shape"):
+        return tuple(part.shape)
+    return tree.map_structure(lambda t: tuple(t.shape), part)
+
+
+def chosen_variables(model, layers):
+    """The numbers of the trainable variables that `layers` names, in the model's order.
+
+    Args:
+        model: A `keras.Model`.
+        layers: `None` for all; a name, `Layer` or variable, or a list of them.
+    """
+    trainable = model.trainable_variables
+    if layers is None:
+        return list(range(len(trainable)))
+    chosen = set()
+    for entry in layers if isinstance(layers, (list, tuple)) else [layers]:
+        owners = [entry]
+        if isinstance(entry, str):
+            owners = [layer for layer in all_layers(model) if layer.name == entry]
+            owners += [v for v in trainable if v.path == entry]
+        wanted = {id(v) for owner in owners for v in getattr(owner, "trainable_variables", [owner])}
+        found = {i for i, v in enumerate(trainable) if id(v) in wanted}
+        if not found:
+            having = [layer.name for layer in all_layers(model) if layer.trainable_variables]
+            raise ValueError(
+                "Expected `layers` to name layers or trainable variables of the model, such as "
+                f"{having}. Received: {getattr(entry, 'name', entry)!r}"
+            )
+        chosen |= found
+    return sorted(chosen)

@@ -1,0 +1,87 @@
+"""The loss of a model apart from the model: from outputs and targets to a scalar."""
+
+import warnings
+
+import keras
+from keras import ops, tree
+
+
+class Loss:
+    """The compiled loss of a model, or another, as a function; penalties are not in it.
+
+    Args:
+        model: The `keras.Model`.
+        loss: Anything that `compile(loss=)` takes; `None` for the model's own.
+    """
+
+    def __init__(self, model, loss=None):
+        if loss is None and type(model).compute_loss is not keras.Model.compute_loss:
+            raise NotImplementedError(
+                "Expected a model that uses Keras' own `compute_loss`. Received: a model of "
+                f"{type(model)}, which overrides it. Pass `loss=` to say what to measure."
+            )
+        self._head = _LossHead(name="loss_head")
+        self._head.output_names = getattr(model, "output_names", None)
+        self._loss = model.loss if loss is None else loss
+        if self._loss is None:
+            raise ValueError(
+                "Expected a model compiled with a loss. "
+                f"Received: the model {model.name!r}, compiled without one"
+            )
+        weights = None
+        if loss is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a lambda that is not going to be saved
+                weights = model.get_compile_config().get("loss_weights")
+        self._head.compile(optimizer=None, loss=self._loss, loss_weights=weights)
+
+    def __call__(self, x, y, outputs, sample_weight, training):
+        """The loss of a batch, a scalar."""
+        with keras.StatelessScope():  # several outputs write a metric each
+            return self._head.compute_loss(x, y, outputs, sample_weight, training=training)
+
+    def natural(self, outputs):
+        """The outputs as the parameters in which their loss is convex, a list of tensors.
+
+        Probabilities become logits, up to a constant that softmax forgets: the Gauss-Newton matrix
+        of a network that ends in softmax is the one that it has without.
+        """
+        pairs = zip(tree.flatten(outputs), self._links(outputs), strict=True)
+        return [inverse(t) for t, (inverse, _) in pairs]
+
+    def from_natural(self, z, like):
+        """The inverse of `natural`, in the structure of `like`."""
+        flat = [link(t) for t, (_, link) in zip(z, self._links(like), strict=True)]
+        return tree.pack_sequence_as(like, flat)
+
+    def _links(self, outputs):
+        """`(inverse, link)` for each output, in the order of `tree.flatten`."""
+        losses = self._loss
+        if isinstance(losses, dict):
+            named = sorted(outputs) if isinstance(outputs, dict) else self._head.output_names
+            losses = [losses.get(name) for name in named]
+        elif not isinstance(losses, (list, tuple)):
+            losses = [losses] * len(tree.flatten(outputs))
+        return [_link(loss) for loss in losses]
+
+
+class _LossHead(keras.Model):
+    """A model without layers: Keras' own way from outputs and targets to the loss, alone."""
+
+
+def _link(loss):
+    """`(inverse, link)`: from the outputs to what the loss is convex in, and back."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    name = getattr(loss, "__name__", type(loss).__name__).lower().replace("_", "")
+    if not getattr(loss, "from_logits", False):
+        if name in ("categoricalcrossentropy", "sparsecategoricalcrossentropy"):
+            axis = getattr(loss, "axis", -1)
+            return _log, lambda z: keras.activations.softmax(z, axis=axis)
+        if name == "binarycrossentropy":
+            return lambda p: _log(p) - _log(1 - p), ops.sigmoid
+    return lambda t: t, lambda z: z
+
+
+def _log(p):
+    return ops.log(ops.maximum(p, 1e-30))
