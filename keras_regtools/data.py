@@ -98,9 +98,9 @@ class Batches:
             yield Batches(*parts, batch_size=count), count
 
     def first(self, samples):
-        """The first samples of the first batch, as `Batches`."""
-        *parts, _ = next(iter(self))
-        return Batches(*_select(parts, slice(0, samples)), batch_size=samples)
+        """The first samples of the first batch, or all of it, as `Batches`."""
+        *parts, count = next(iter(self))
+        return Batches(*_select(parts, slice(0, samples)), batch_size=samples or count)
 
     def refuse_nothing(self):
         """Say that a dataset gave no batch."""

@@ -27,13 +27,10 @@ def hvp(fn):
 
 def gnvp(outputs, loss):
     def call(params, vectors, *args):
-        def model(p):
-            return outputs(p, *args)
-
-        z, push = jax.linearize(model, list(params))
-        _, pull = jax.vjp(model, list(params))
+        z, pull = jax.vjp(lambda p: outputs(p, *args), list(params))
+        push = jax.linear_transpose(pull, z)  # forward mode, also through a custom derivative
         _, curve = jax.linearize(jax.grad(lambda z: loss(z, *args)), z)
-        return [pull(curve(push(list(vector))))[0] for vector in vectors]
+        return [pull(curve(*push((list(vector),))))[0] for vector in vectors]
 
     return call
 

@@ -81,7 +81,7 @@ class LossSurface:
             self.data = x
         else:
             self.data = Batches(x, y, sample_weight, batch_size=batch_size)
-        self.batch.take(self.data.first(2))
+        self.batch.take(self.data.first(_TRIED if _takes_any_batch(model) else None))
         self.gradient_evaluations = 0
         self._restricted = {}
         self._searched_for_faults = False
@@ -247,3 +247,11 @@ class LossSurface:
         return [
             ops.convert_to_tensor(p, dtype=v.dtype) for p, v in zip(params, variables, strict=True)
         ]
+
+
+_TRIED = 2  # samples that show whether a model takes the data
+
+
+def _takes_any_batch(model):
+    inputs = getattr(model, "inputs", None) or []
+    return all(t.shape[0] is None for t in inputs)
