@@ -57,6 +57,25 @@ def one_of(name, value, options):
     return value
 
 
+def named_callables(name, value):
+    """`value` as a dict from names to callables; a single callable gets its own name."""
+    if callable(value):
+        inner = getattr(value, "func", value)  # of a partial
+        return {getattr(inner, "__name__", name): value}
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            f"Expected `{name}` to be a dict from names to callables, not empty. "
+            f"Received: {name}={value!r}"
+        )
+    for key, function in value.items():
+        if not callable(function):
+            raise TypeError(
+                "Expected each measure to be a callable of a `LossSurface`. "
+                f"Received: {key!r}: {function!r}"
+            )
+    return dict(value)
+
+
 def keras_model(model, *, built=True, compiled=False):
     """`model`, if it is a Keras 3 model that is built (and compiled)."""
     import keras

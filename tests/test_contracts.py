@@ -69,6 +69,12 @@ MEASURES = {
     "hessian_trace": functools.partial(rt.measures.hessian_trace, tolerance=0.1),
     "keskar_sharpness": rt.measures.keskar_sharpness,
 }
+TABLES = {  # measures of several surfaces
+    "by_checkpoint": lambda surface: rt.measures.by_checkpoint(
+        surface, MEASURES["hessian_trace"], {"here": surface.model.get_weights()}
+    ),
+    "by_layer": lambda surface: rt.measures.by_layer(surface, MEASURES["hessian_trace"], ["conv"]),
+}
 
 
 @pytest.fixture(params=MEASURES)
@@ -76,22 +82,27 @@ def measure(request):
     return MEASURES[request.param]
 
 
+@pytest.fixture(params=[*MEASURES, *TABLES])
+def measure_or_table(request):
+    return {**MEASURES, **TABLES}[request.param]
+
+
 def test_every_measure_has_a_row():
     public = {n for n in rt.measures.__all__ if n[0].islower()}
-    assert public == set(MEASURES)
+    assert public == {*MEASURES, *TABLES}
 
 
-def test_a_measure_leaves_the_model_as_it_was(measure):
+def test_a_measure_leaves_the_model_as_it_was(measure_or_table):
     model = model_for_fits()
     fit(model)
     before = numbers([*model.variables, *model.optimizer.variables])
-    measure(rt.LossSurface(model, X, Y, mode="training"))
+    measure_or_table(rt.LossSurface(model, X, Y, mode="training"))
     assert same([*model.variables, *model.optimizer.variables], before)
 
 
-def test_a_measure_repeats_itself(measure):
+def test_a_measure_repeats_itself(measure_or_table):
     surface = rt.LossSurface(model_for_fits(), X, Y)
-    assert measure(surface) == measure(surface)
+    assert measure_or_table(surface) == measure_or_table(surface)
 
 
 def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure):

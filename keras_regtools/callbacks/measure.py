@@ -7,8 +7,15 @@ import warnings
 from keras_regtools import measures
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
 from keras_regtools.data import Batches
+from keras_regtools.measures.result import flat
 from keras_regtools.surface import MODES, LossSurface
-from keras_regtools.validation import keras_model, one_of, positive, positive_integer
+from keras_regtools.validation import (
+    keras_model,
+    named_callables,
+    one_of,
+    positive,
+    positive_integer,
+)
 
 
 class Measure(RecordingCallback):
@@ -68,18 +75,7 @@ class Measure(RecordingCallback):
         name="measure",
     ):
         super().__init__(name)
-        if not isinstance(measures, dict) or not measures:
-            raise ValueError(
-                "Expected `measures` to be a dict from names to callables, not empty. "
-                f"Received: measures={measures!r}"
-            )
-        for key, measure in measures.items():
-            if not callable(measure):
-                raise TypeError(
-                    "Expected each measure to be a callable of a `LossSurface`. "
-                    f"Received: {key!r}: {measure!r}"
-                )
-        self.measures = dict(measures)
+        self.measures = named_callables("measures", measures)
         self.every = positive_integer("every", every)
         self.mode = one_of("mode", mode, MODES)
         self.penalties = bool(penalties)
@@ -117,7 +113,7 @@ class Measure(RecordingCallback):
             self._build(self.model)
         for name, measure in self.measures.items():
             try:
-                scalars = _scalars(name, measure(self._surface))
+                scalars = flat(name, measure(self._surface))
                 problem = f"{scalars}"
             except Exception as error:  # a measure never ends a training run
                 scalars, problem = {name: math.nan}, repr(error)
@@ -136,18 +132,6 @@ class Measure(RecordingCallback):
                 f"NaN and training goes on. Received: {problem}",
                 stacklevel=2,
             )
-
-
-def _scalars(name, result):
-    """A result as a flat dict of floats: its value under the name, the rest as name/number."""
-    if hasattr(result, "scalars"):
-        finite = getattr(result, "finite", True)
-        result = result.scalars()
-        if not finite:  # a lower bound of something infinite is no number for a log
-            result["value"] = math.nan
-    if not isinstance(result, dict):
-        return {name: float(result)}
-    return {name if k == "value" else f"{name}/{k}": float(v) for k, v in result.items()}
 
 
 class Sharpness(Measure):

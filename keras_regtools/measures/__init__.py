@@ -9,6 +9,7 @@ from keras_regtools.measures.eigenvalues import (
 )
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.result import Result
+from keras_regtools.measures.tables import Table, by_checkpoint, by_layer
 from keras_regtools.measures.trace import HessianTrace, hessian_trace
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "HessianTrace",
     "KeskarSharpness",
     "Result",
+    "Table",
+    "by_checkpoint",
+    "by_layer",
     "gradient_share",
     "hessian_density",
     "hessian_eigenvalues",

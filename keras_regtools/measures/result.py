@@ -1,6 +1,7 @@
 """What every measure returns."""
 
 import dataclasses
+import math
 
 import numpy as np
 from keras import ops, tree
@@ -23,6 +24,23 @@ class Result:
         )
 
     __hash__ = None
+
+
+def flat(name, result):
+    """A result as a flat dict of floats: its value under the name, the rest as name/number.
+
+    Args:
+        name: What the user calls the measure.
+        result: A `Result`, a number or a dict of numbers.
+    """
+    if hasattr(result, "scalars"):
+        finite = getattr(result, "finite", True)
+        result = result.scalars()
+        if not finite:  # a lower bound of something infinite is no number for a log
+            result["value"] = math.nan
+    if not isinstance(result, dict):
+        return {name: float(result)}
+    return {name if k == "value" else f"{name}/{k}": float(v) for k, v in result.items()}
 
 
 def _same(a, b):

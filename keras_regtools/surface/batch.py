@@ -27,14 +27,11 @@ class BatchLoss:
         self.batch_statistics = mode == "batch_statistics"
         self.chosen = frozenset(chosen)
 
-    def state(self):
+    def state(self, read=ops.convert_to_tensor):
         """What the loss depends on besides the weights chosen: the model's other variables."""
         trainable = self.model.trainable_variables
         fixed = [v for i, v in enumerate(trainable) if i not in self.chosen]
-        return tuple(
-            [ops.convert_to_tensor(v) for v in variables]
-            for variables in (fixed, self.model.non_trainable_variables)
-        )
+        return [read(v) for v in fixed], [read(v) for v in self.model.non_trainable_variables]
 
     @functools.cached_property
     def functions(self):

@@ -1,5 +1,6 @@
 """The loss surface: a model's loss over data, as a function of the weights."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -83,8 +84,8 @@ class LossSurface:
             self.data = Batches(x, y, sample_weight, batch_size=batch_size)
         self.batch.take(self.data.first(_TRIED if _takes_any_batch(model) else None))
         self.gradient_evaluations = 0
-        self._restricted = {}
-        self._searched_for_faults = False
+        self._restricted, self._weights = {}, {}
+        self._searched = set()  # shared with every surface made of this one
 
     @property
     def batch_size(self):
@@ -100,9 +101,39 @@ class LossSurface:
     def params(self):
         """A copy of those variables, in their order, read afresh each time."""
         return [
-            ops.convert_to_tensor(np.array(ops.convert_to_numpy(v)), dtype=v.dtype)
+            ops.convert_to_tensor(np.array(ops.convert_to_numpy(self._read(v))), dtype=v.dtype)
             for v in self.variables
         ]
+
+    def at(self, weights):
+        """The same surface where the model would be with other weights, a checkpoint's say.
+
+        Args:
+            weights: List of arrays as `model.get_weights()` gives them, moving statistics included.
+
+        Returns:
+            A `LossSurface` that shares what was traced; the model is not written to.
+
+        Raises:
+            ValueError: arrays of other shapes than the model's weights.
+        """
+        shapes = [tuple(v.shape) for v in self.model.weights]
+        received = [tuple(np.shape(w)) for w in weights]
+        if received != shapes:
+            raise ValueError(
+                "Expected `weights` to be a list of arrays shaped like the model's weights, "
+                f"{shapes}. Received: shapes {received}"
+            )
+        there = copy.copy(self)
+        there._weights = {
+            id(v): ops.convert_to_tensor(w, dtype=v.dtype)
+            for v, w in zip(self.model.weights, weights, strict=True)
+        }
+        return there
+
+    def _read(self, variable):
+        """The value of a variable of the model, where this surface looks from."""
+        return self._weights.get(id(variable), ops.convert_to_tensor(variable))
 
     def restricted(self, layers):
         """The surface over some layers or variables alone, the others held where the model is.
@@ -111,7 +142,7 @@ class LossSurface:
             layers: As the constructor's.
 
         Returns:
-            A `LossSurface`; the same one for the same layers, so that nothing is traced twice.
+            A `LossSurface`, which shares what was traced for the same layers before.
         """
         chosen = tuple(chosen_variables(self.model, layers))
         if chosen not in self._restricted:
@@ -123,7 +154,9 @@ class LossSurface:
                 penalties=self.penalties,
                 layers=[self.model.trainable_variables[i] for i in chosen],
             )
-        return self._restricted[chosen]
+        restricted = copy.copy(self._restricted[chosen])
+        restricted._weights, restricted._searched = self._weights, self._searched
+        return restricted
 
     def value(self, params=None):
         """The loss at `params`, as `model.evaluate` computes it.
@@ -221,14 +254,14 @@ class LossSurface:
         return products if several else products[0]
 
     def _warn_of_faults(self):
-        if not self._searched_for_faults:
-            self._searched_for_faults = True
+        if not self._searched:
+            self._searched.add("faults")
             for fault in self.check():
                 warnings.warn(fault, stacklevel=4)
 
     def _mean(self, kind, params, *args):
         function = self.batch.functions[kind]
-        return function((params, *args, *self.batch.state()), self.data)
+        return function((params, *args, *self.batch.state(self._read)), self.data)
 
     def _checked(self, params, name="params"):
         if params is None:
