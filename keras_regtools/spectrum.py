@@ -20,9 +20,9 @@ class Lanczos:
 
     def __init__(self, start, rng):
         self.basis = []  # orthonormal rows; the last one is to be multiplied next
-        self._diagonal, self._beside = [], []
+        self.basis.append(start / np.linalg.norm(start))
+        self._diagonal, self._beside, self._rounding = [], [], []
         self._rng = rng
-        self._append(start / np.linalg.norm(start))
 
     @property
     def steps(self):
@@ -42,26 +42,35 @@ class Lanczos:
     def advance(self, product):
         """Take the product of the matrix with `next`."""
         last = self.next
-        self._diagonal.append(float(last @ product))
-        rest, scale = self._orthogonal(product), float(np.linalg.norm(product))
-        length = float(np.linalg.norm(rest))
+        rest, along = self._split(product)
+        length, scale = float(np.linalg.norm(rest)), float(np.linalg.norm(product))
+        self._diagonal.append(float(along[-1]))
+        # What rounding puts above the three diagonals of T.
+        along[-1] = 0.0
+        if len(along) > 1:
+            along[-2] -= self._beside[-1]
+        self._rounding.append(along)
         if self.complete:
             self._beside.append(0.0)
         elif length > 10 * np.finfo(last.dtype).eps * scale:
             self._beside.append(length)
-            self._append(rest / length)
+            self.basis.append(rest / length)
         else:  # an invariant subspace: go on outside of it
             self._beside.append(0.0)
-            rest = self._orthogonal(self._rng.standard_normal(len(last)).astype(last.dtype))
-            self._append(rest / np.linalg.norm(rest))
+            rest, _ = self._split(self._rng.standard_normal(len(last)).astype(last.dtype))
+            self.basis.append(rest / np.linalg.norm(rest))
 
     def ritz(self):
         """`(values, columns, residuals)`: eigenvalues of T, ascending, its eigenvectors, and
-        ‖A x − θ x‖ for each pair."""
+        ‖A x − θ x‖ for each pair, with the rounding of the products in it."""
         from scipy.linalg import eigh_tridiagonal
 
         values, columns = eigh_tridiagonal(self._diagonal, self._beside[:-1])
-        return values, columns, self._beside[-1] * np.abs(columns[-1])
+        rounding = np.zeros((self.steps, self.steps))
+        for step, along in enumerate(self._rounding):
+            rounding[: len(along), step] = along
+        inside = np.linalg.norm(rounding @ columns, axis=0)
+        return values, columns, np.hypot(inside, self._beside[-1] * columns[-1])
 
     def vectors(self, columns):
         """Ritz vectors, as rows, from eigenvectors of T, as columns."""
@@ -70,15 +79,15 @@ class Lanczos:
             rows += np.outer(weights, row).astype(rows.dtype)
         return rows
 
-    def _append(self, row):
-        self.basis.append(row)
-
-    def _orthogonal(self, vector):
-        vector = np.array(vector)
+    def _split(self, vector):
+        """What the basis leaves of a vector, and its coordinates in the basis."""
+        rest, along = np.array(vector), np.zeros(len(self.basis))
         for _ in range(2):  # once is not enough in floating point
-            for row in self.basis:
-                vector -= (row @ vector) * row
-        return vector
+            for i, row in enumerate(self.basis):
+                part = row @ rest
+                rest -= part * row
+                along[i] += part
+        return rest, along
 
 
 @dataclasses.dataclass(frozen=True)

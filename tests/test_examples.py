@@ -14,6 +14,7 @@ REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png"
 LEFT_BEHIND = {
     "lenet5.py": REPORT | {"learning_rate.png", "activation_ranges.png", "penalties.png"},
     "vgg.py": REPORT | {"digits"},
+    "curvature.py": {"curvature.png", "layers.csv"},
     "search_lenet5.py": {"search.png", "trials.csv", "trials"},
 }
 

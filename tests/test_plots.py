@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from keras_regtools import plots
+from keras_regtools.measures import HessianDensity
 from keras_regtools.records import Records
 
 NAN = math.nan
@@ -103,7 +104,7 @@ each_plot = pytest.mark.parametrize(("plot", "records"), list(OF_RECORDS.items()
 
 
 def test_every_picture_is_in_the_tables_of_this_file():
-    drawn = {plot.__name__ for plot in OF_RECORDS} | {"search"}
+    drawn = {plot.__name__ for plot in OF_RECORDS} | {"search", "density"}
     assert drawn == set(plots.__all__)
 
 
@@ -258,3 +259,51 @@ def test_a_column_that_a_search_does_not_have_is_named(columns):
         "'val_loss']. Received: 'l2'"
     )
     assert not plt.get_fignums()
+
+
+def spectrum(**changes):
+    numbers = {
+        "nodes": np.array([[-1.0, 0.0, 10.0], [-1.0, 0.5, 11.0]]),
+        "weights": np.array([[0.1, 0.8, 0.1], [0.1, 0.7, 0.2]]),
+        "size": 1000,
+        "matrix": "hessian",
+        "seed": 0,
+        "products": 6,
+        "mode": "inference",
+        "penalties": True,
+        "samples": 4,
+    }
+    return HessianDensity(**{**numbers, **changes})
+
+
+def test_the_density_shows_where_the_eigenvalues_are():
+    _, ax = plt.subplots()
+    assert plots.density(spectrum(), ax) is ax
+    curve = ax.lines[0]
+    x, y = (np.asarray(data) for data in curve.get_data())
+    step = x[1] - x[0]
+    assert np.sum(y) * step == pytest.approx(1, rel=0.01)  # a density
+    assert np.sum(y[x > 5]) * step == pytest.approx(0.15, rel=0.01)
+    assert x[np.argmax(y)] == pytest.approx(0, abs=0.05)
+    assert x[0] < -1 < 11 < x[-1]
+    assert ax.get_yscale() == "log"
+    assert ax.get_title() == "Spectrum of the Hessian"
+    assert ax.get_xlabel() == "eigenvalue"
+    assert ax.get_ylabel() == "density (share of eigenvalues per unit)"
+    (text,) = ax.texts
+    assert text.get_text() == (
+        "1,000 eigenvalues\nfrom -1 to 11\n10.0 % below zero\ntrace 1,675 ± 775"
+    )
+
+
+def test_the_density_of_a_gauss_newton_matrix_says_so():
+    ax = plots.density(spectrum(matrix="gauss_newton"))
+    assert ax.get_title() == "Spectrum of the Gauss-Newton matrix"
+
+
+def test_the_density_of_a_single_eigenvalue_can_be_drawn():
+    nodes, weights = np.full((1, 1), 3.0), np.ones((1, 1))
+    ax = plots.density(spectrum(nodes=nodes, weights=weights))
+    x, y = ax.lines[0].get_data()
+    assert x[np.argmax(y)] == pytest.approx(3.0, abs=0.01)
+    assert ax.texts[0].get_text().endswith("\ntrace 3000")

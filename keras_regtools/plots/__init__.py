@@ -1,5 +1,6 @@
-"""Pictures: records in, an Axes out. matplotlib is imported when the first one is drawn."""
+"""Pictures: records or a result in, an Axes out. matplotlib comes with the first one."""
 
+from keras_regtools.plots.curvature import density
 from keras_regtools.plots.curves import accuracy, learning_rate, loss, sharpness
 from keras_regtools.plots.layers import activation_ranges, activation_scales, moving_distances
 from keras_regtools.plots.penalties import penalties
@@ -9,6 +10,7 @@ __all__ = [
     "accuracy",
     "activation_ranges",
     "activation_scales",
+    "density",
     "learning_rate",
     "loss",
     "moving_distances",
