@@ -32,7 +32,7 @@ def hvp(fn):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
             outer.watch(params)
             _, gradient = value_and_grad(fn)(params, *args)
-        return [_gradient(outer, gradient, params, vector) for vector in vectors]
+        return _in_turn(lambda vector: _gradient(outer, gradient, params, vector), vectors)
 
     return call
 
@@ -50,14 +50,24 @@ def gnvp(outputs, loss):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as head:
             head.watch(z)
             _, slope = value_and_grad(loss)(z, *args)
-        products = []
-        for vector in vectors:
+        def product(vector):
             pushed = _gradient(transposed, pulled, u, vector)
             curved = _gradient(head, slope, z, pushed)
-            products.append(_gradient(model, z, params, curved))
-        return products
+            return _gradient(model, z, params, curved)
+
+        return _in_turn(product, vectors)
 
     return call
+
+
+def _in_turn(product, vectors):
+    """The products one after the other: all at once they would hold their memory all at once."""
+    products = []
+    for vector in vectors:
+        with tf.control_dependencies(products[-1] if products else []):
+            vector = [tf.identity(t) for t in vector]
+        products.append(product(vector))
+    return products
 
 
 def _gradient(tape, target, sources, seed=None):

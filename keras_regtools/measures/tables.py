@@ -36,7 +36,7 @@ class Table(Result):
         }
 
 
-def by_layer(surface, measures, layers=None):
+def by_layer(surface, measures, layers=None, *, verbose=0):
     """Measure each layer alone: the surface over its weights, the others held fixed.
 
     The curvature of a layer is that of its block on the diagonal of the Hessian.
@@ -46,6 +46,7 @@ def by_layer(surface, measures, layers=None):
         measures: Dict from names to measures, callables `(surface) -> result`; or one measure.
         layers: List of layers or of their names; by default each layer with trainable weights,
             those of inner models included.
+        verbose: 1 draws a progress bar.
 
     Returns:
         A `Table`: in each row `layer`, `parameters` (how many weights), and for each measure its
@@ -69,14 +70,14 @@ def by_layer(surface, measures, layers=None):
     """
     measures = named_callables("measures", measures)
     rows = []
-    for layer in layers or _with_weights(surface.model):
+    for layer in _shown(layers or _with_weights(surface.model), "layer", verbose):
         alone = surface.restricted(layer)
         row = {"layer": getattr(layer, "name", layer), "parameters": vectors.size(alone.params)}
         rows.append(row | _measured(measures, alone))
     return Table(tuple(rows))
 
 
-def by_checkpoint(surface, measures, checkpoints):
+def by_checkpoint(surface, measures, checkpoints, *, verbose=0):
     """Measure a series of weights: saved checkpoints, the epochs of a run. Nothing is traced anew.
 
     Args:
@@ -84,6 +85,7 @@ def by_checkpoint(surface, measures, checkpoints):
         measures: Dict from names to measures, callables `(surface) -> result`; or one measure.
         checkpoints: List of files (`.weights.h5` or `.keras`) or dict from names to files or to
             lists of arrays as `model.get_weights()` gives them.
+        verbose: 1 draws a progress bar.
 
     Returns:
         A `Table`: in each row `checkpoint`, and for each measure its value under its name and its
@@ -111,12 +113,19 @@ def by_checkpoint(surface, measures, checkpoints):
     if not checkpoints:
         raise ValueError("Expected at least one checkpoint. Received: none")
     read = _Reader(surface.model)
-    return Table(
-        tuple(
-            {"checkpoint": name} | _measured(measures, surface.at(read(weights)))
-            for name, weights in checkpoints.items()
-        )
-    )
+    rows = []
+    for name, weights in _shown(checkpoints.items(), "checkpoint", verbose):
+        rows.append({"checkpoint": name} | _measured(measures, surface.at(read(weights))))
+    return Table(tuple(rows))
+
+
+def _shown(items, unit, verbose):
+    """The items one by one, with a progress bar."""
+    items = list(items)
+    bar = keras.utils.Progbar(len(items), verbose=verbose, unit_name=unit)
+    for number, item in enumerate(items, 1):
+        yield item
+        bar.update(number)
 
 
 def _measured(measures, surface):
