@@ -62,6 +62,10 @@ class ActivationStatistics(Recording, keras.layers.Layer):
             self.recorder.record(inputs, self.axis, mask if fits else None)
         return inputs
 
+    def silent_call(self, inputs, training=None, mask=None):
+        """`call` without the recording."""
+        return inputs
+
     def compute_output_shape(self, input_shape):
         return input_shape
 

@@ -58,5 +58,9 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
             self.recorder.record(inputs, self.axis, mask, reference, self.synchronized)
         return super().call(inputs, training=training, mask=mask)
 
+    def silent_call(self, inputs, training=None, mask=None):
+        """`call` without the recording."""
+        return super().call(inputs, training=training, mask=mask)
+
     def get_config(self):
         return {**super().get_config(), "record_every": self.recorder.every}

@@ -188,3 +188,8 @@ def _float_state(shape):
         "trainable": False,
         "autocast": False,
     }
+
+
+def silent_calls(model_layers):
+    """`(layer, call)` for each layer that records, without the recording."""
+    return [(layer, layer.silent_call) for layer in model_layers if isinstance(layer, Recording)]

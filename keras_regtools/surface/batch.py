@@ -7,6 +7,7 @@ from keras import ops, tree
 
 from keras_regtools import backend
 from keras_regtools.layers.exact import exact_calls
+from keras_regtools.layers.recorder import silent_calls
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.vectors import axpy
 
@@ -79,7 +80,7 @@ class BatchLoss:
         """`(layer, call)` for each layer that is to be called in another way than its own."""
         layers = all_layers(self.model)
         exact = exact and not backend.MOMENTS_HAVE_SECOND_DERIVATIVES
-        calls = exact_calls(layers) if exact else []
+        calls = silent_calls(layers) + (exact_calls(layers) if exact else [])
         if self.batch_statistics:
             inner = {id(layer): call for layer, call in calls}
             calls += [

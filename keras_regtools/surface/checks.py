@@ -178,8 +178,10 @@ class _Probe:
     def gradient(self, point):
         return vectors.flatten(backend.value_and_grad(self.value)(point)[1])
 
-    def product(self, v):
-        return vectors.flatten(backend.hvp(self.value)(self.point, [v])[0])
+    def products(self, v):
+        """The product as it is made of one vector, and of several."""
+        hvp = backend.hvp(self.value)
+        return [vectors.flatten(hvp(self.point, several)[0]) for several in ([v], [v, v])]
 
     def refuses_second_derivative(self):
         """Why there is none, where there is a first one; `None` if there is one."""
@@ -188,7 +190,7 @@ class _Probe:
         except Exception:
             return None
         try:
-            self.product(self.point)
+            self.products(self.point)
         except Exception as error:
             lines = str(error).strip().splitlines()
             return lines[0] if lines else repr(error)
@@ -225,14 +227,15 @@ class _Probe:
                 )
                 for t in self.point
             ]
-            product = self.product(v)
+            products = self.products(v)
             for step in (1e-5, 1e-6) if double else (1e-3, 1e-4):
                 near, far = self._difference(v, step), self._difference(v, 2 * step)
-                off = np.linalg.norm(near - product)
-                largest = max(np.linalg.norm(near), np.linalg.norm(product))
-                # Rounding, curvature and kinks change with the step; what is hidden does not.
-                if off > _TOLERANCE * largest and np.linalg.norm(near - far) < 0.25 * off:
-                    return off / largest
+                for product in products:
+                    off = np.linalg.norm(near - product)
+                    largest = max(np.linalg.norm(near), np.linalg.norm(product))
+                    # Rounding, curvature and kinks change with the step; what is hidden does not.
+                    if off > _TOLERANCE * largest and np.linalg.norm(near - far) < 0.25 * off:
+                        return off / largest
         return None
 
     def _difference(self, v, step):
