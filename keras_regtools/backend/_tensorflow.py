@@ -71,10 +71,10 @@ def gnvp(outputs, loss):
 
 
 def _in_turn(product, vectors):
-    """The products one after the other: all at once they would hold their memory all at once."""
+    """The products, two at a time: all at once they would hold their memory all at once."""
     products = []
     for vector in vectors:
-        with tf.control_dependencies(products[-1] if products else []):
+        with tf.control_dependencies(products[-2] if len(products) > 1 else []):
             vector = [tf.identity(t) for t in vector]
         products.append(product(vector))
     return products
