@@ -14,7 +14,7 @@ def batch_by_batch(fn, args, batches):
         totals = part if totals is None else tree.map_structure(ops.add, totals, part)
         samples += count
     means = sum(count * np.array([_float(s) for s in scalars]) for count, scalars in losses)
-    return list(means / samples), tree.map_structure(lambda total: total / samples, totals)
+    return (means / samples).tolist(), tree.map_structure(lambda total: total / samples, totals)
 
 
 def _float(scalar):

@@ -151,22 +151,22 @@ class _Reader:
     def __call__(self, weights):
         if not isinstance(weights, (str, os.PathLike)):
             return weights
-        if os.fspath(weights).endswith(".keras"):
-            return keras.saving.load_model(weights, compile=False).get_weights()
-        if self._copy is None:
-            self._copy = self._clone()
-        self._copy.load_weights(weights)
-        return self._copy.get_weights()
+        state = random.getstate()  # which the initializers of new layers draw from
+        try:
+            if os.fspath(weights).endswith(".keras"):
+                return keras.saving.load_model(weights, compile=False).get_weights()
+            self._copy = self._copy or self._clone()
+            self._copy.load_weights(weights)
+            return self._copy.get_weights()
+        finally:
+            random.setstate(state)
 
     def _clone(self):
-        state = random.getstate()  # which unseeded initializers draw from
         try:
             return keras.models.clone_model(self._model)
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             raise ValueError(
                 "Expected a Sequential or functional model beside files of weights. Received: the "
                 f"model {self._model.name!r} of {type(self._model)}, which cannot be copied to "
                 "load them into. Pass lists of arrays, as `get_weights()` gives them."
             ) from error
-        finally:
-            random.setstate(state)

@@ -162,7 +162,11 @@ def chosen_variables(model, layers):
         wanted = {id(v) for owner in owners for v in getattr(owner, "trainable_variables", [owner])}
         found = {i for i, v in enumerate(trainable) if id(v) in wanted}
         if not found:
-            having = [layer.name for layer in all_layers(model) if layer.trainable_variables]
+            having = [
+                layer.name
+                for layer in all_layers(model)
+                if layer.trainable_variables and not isinstance(layer, keras.Model)
+            ]
             raise ValueError(
                 "Expected `layers` to name layers or trainable variables of the model, such as "
                 f"{having}. Received: {getattr(entry, 'name', entry)!r}"

@@ -156,7 +156,7 @@ class _Probe:
         self.readout = None
 
     def value(self, point):
-        """⟨r, outputs⟩ for fixed random r."""
+        """⟨r, t + t²/2⟩ for the outputs t and fixed random r."""
         inputs, weights = point[: len(self.places)], point[len(self.places) :]
         leaves = list(self.leaves)
         for place, t in zip(self.places, inputs, strict=True):
@@ -171,8 +171,10 @@ class _Probe:
         outputs = [t for t in tree.flatten(outputs) if _is_float(t)]
         if self.readout is None:
             self.readout = [self.rng.standard_normal(tuple(t.shape)) for t in outputs]
+        # The square makes the slope that comes back to the layer depend on the point.
         return sum(
-            ops.sum(t * ops.cast(r, t.dtype)) for t, r in zip(outputs, self.readout, strict=True)
+            ops.sum((t + t * t / 2) * ops.cast(r, t.dtype))
+            for t, r in zip(outputs, self.readout, strict=True)
         )
 
     def gradient(self, point):
