@@ -35,15 +35,25 @@ def hvp(fn):
         return [forward.jvp(g, _ZERO) for g in gradient]
 
     def call(params, vectors, *args):
-        if len(vectors) == 1:
-            with contextlib.suppress(Exception):  # control flow that forward mode cannot follow
-                return [forward_over_reverse(params, vectors[0], *args)]
+        if len(vectors) == 1 and not tf.executing_eagerly():
+            with contextlib.suppress(Exception):
+                product = forward_over_reverse(params, vectors[0], *args)
+                if _is_straight(tf.compat.v1.get_default_graph()):
+                    return [product]
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
             outer.watch(params)
             _, gradient = value_and_grad(fn)(params, *args)
         return _in_turn(lambda vector: _gradient(outer, gradient, params, vector), vectors)
 
     return call
+
+
+def _is_straight(graph):
+    """Whether there are no loops, branches and calls, which forward mode loses track of."""
+    return not any(
+        op.type.endswith(("While", "If", "Case", "PartitionedCall"))
+        for op in graph.get_operations()
+    )
 
 
 def gnvp(outputs, loss):

@@ -28,7 +28,7 @@ def value_and_grad(fn):
 def hvp(fn):
     def call(params, vectors, *args):
         params = _watched(params)
-        with torch.enable_grad():
+        with torch.enable_grad(), _attention_twice():
             gradient = _gradient(fn(params, *args), params, create_graph=True)
         return [_detached(_gradient(gradient, params, vector)) for vector in vectors]
 
@@ -38,7 +38,7 @@ def hvp(fn):
 def gnvp(outputs, loss):
     def call(params, vectors, *args):
         params = _watched(params)
-        with torch.enable_grad():
+        with torch.enable_grad(), _attention_twice():
             z = outputs(params, *args)
             # Jᵀu is linear in u: its own transpose is J.
             u = [torch.zeros_like(t, requires_grad=True) for t in z]
@@ -53,6 +53,11 @@ def gnvp(outputs, loss):
         return products
 
     return call
+
+
+def _attention_twice():
+    """The one kernel of attention that can be differentiated twice."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 def _watched(tensors):

@@ -66,8 +66,9 @@ def hessian_trace(
     products of H with a few random vectors: Hutch++
     ([Meyer et al., 2021](https://arxiv.org/abs/2010.09649)). Where few eigenvalues dominate, as in
     trained networks, it needs a small part of the draws of Hutchinson's estimator E[gᵀ H g]
-    ([1989](https://doi.org/10.1080/03610918908812806)). Draws are added until the standard error,
-    allowing for its own uncertainty, is below the tolerance.
+    ([1989](https://doi.org/10.1080/03610918908812806)). Draws are added until the standard error is
+    below the tolerance. It is computed from the entries g_i (H g)_i, whose variances add up to half
+    of that of gᵀ H g: so it is steady after few draws.
 
     Args:
         surface: A `LossSurface`, of all weights or, with `layers=`, of some.

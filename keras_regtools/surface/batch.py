@@ -153,8 +153,9 @@ def chosen_variables(model, layers):
     trainable = model.trainable_variables
     if layers is None:
         return list(range(len(trainable)))
+    entries = layers if isinstance(layers, (list, tuple)) else [layers]
     chosen = set()
-    for entry in layers if isinstance(layers, (list, tuple)) else [layers]:
+    for entry in entries or [[]]:
         owners = [entry]
         if isinstance(entry, str):
             owners = [layer for layer in all_layers(model) if layer.name == entry]

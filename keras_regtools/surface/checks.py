@@ -77,7 +77,10 @@ def _data_faults(data):
 
 def _same(a, b):
     a, b = tree.flatten(a), tree.flatten(b)
-    return len(a) == len(b) and all(map(np.array_equal, a, b))
+    return len(a) == len(b) and all(
+        np.array_equal(x, y, equal_nan=np.issubdtype(np.asarray(x).dtype, np.floating))
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def _is_layer(suspect):

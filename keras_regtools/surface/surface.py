@@ -243,7 +243,7 @@ class LossSurface:
 
     def _products(self, kind, params, v):
         params = self._checked(params)
-        several = len(v) > 0 and isinstance(v[0], (list, tuple))
+        several = isinstance(v, (list, tuple)) and v and isinstance(v[0], (list, tuple))
         vectors = [self._checked(vector, "v") for vector in (v if several else [v])]
         self._warn_of_faults()
         try:
@@ -264,18 +264,19 @@ class LossSurface:
         return function((params, *args, *self.batch.state(self._read)), self.data)
 
     def _checked(self, params, name="params"):
-        if params is None:
+        if params is None and name == "params":
             return self.params
         variables = self.variables
         shapes = [tuple(v.shape) for v in variables]
         try:
-            received = [tuple(np.shape(p)) for p in params]
+            found = [tuple(np.shape(p)) for p in params]
+            received = f"shapes {found}"
         except (TypeError, ValueError):
-            received = f"of {type(params)}"
-        if received != shapes:
+            found, received = None, f"{type(params)}"
+        if found != shapes:
             raise ValueError(
                 f"Expected `{name}` to be a list of tensors shaped like the model's trainable "
-                f"variables, {shapes}. Received: shapes {received}"
+                f"variables, {shapes}. Received: {received}"
             )
         return [
             ops.convert_to_tensor(p, dtype=v.dtype) for p, v in zip(params, variables, strict=True)
@@ -286,5 +287,5 @@ _TRIED = 2  # samples that show whether a model takes the data
 
 
 def _takes_any_batch(model):
-    inputs = getattr(model, "inputs", None) or []
-    return all(t.shape[0] is None for t in inputs)
+    inputs = getattr(model, "inputs", None)  # which a subclassed model does not tell
+    return bool(inputs) and all(t.shape[0] is None for t in inputs)
