@@ -1,12 +1,33 @@
 """A surface's curvature as a matrix that is known by its products, as `spectrum` wants it."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.measures.result import Result
 from keras_regtools.validation import one_of, positive_integer
 
 MATRICES = ("hessian", "gauss_newton")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class CurvatureResult(Result):
+    """What every measure of curvature says of where its numbers come from.
+
+    Attributes:
+        matrix, seed: As given.
+        products: Products with the matrix that were made.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    matrix: str
+    seed: int
+    products: int
+    mode: str
+    penalties: bool
+    samples: int | None
 
 
 class Curvature:

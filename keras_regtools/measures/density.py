@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 
 from keras_regtools import spectrum
-from keras_regtools.measures.curvature import Curvature
-from keras_regtools.measures.result import Result, frozen
+from keras_regtools.measures.curvature import Curvature, CurvatureResult
+from keras_regtools.measures.result import frozen
 from keras_regtools.validation import positive_integer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class HessianDensity(Result):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HessianDensity(CurvatureResult):
     """Result of `hessian_density`: a spectrum, as nodes and the share of eigenvalues near each.
 
     Attributes:
@@ -26,12 +26,6 @@ class HessianDensity(Result):
     nodes: np.ndarray
     weights: np.ndarray
     size: int
-    matrix: str
-    seed: int
-    products: int
-    mode: str
-    penalties: bool
-    samples: int | None
 
     def mean(self, function):
         """The mean of a function over the eigenvalues, and its standard error over the draws.

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 
 from keras_regtools import spectrum, vectors
-from keras_regtools.measures.curvature import Curvature, most_products
-from keras_regtools.measures.result import Result, frozen
+from keras_regtools.measures.curvature import Curvature, CurvatureResult, most_products
+from keras_regtools.measures.result import frozen
 from keras_regtools.validation import one_of, positive, positive_integer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class HessianEigenvalues(Result):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HessianEigenvalues(CurvatureResult):
     """Result of `hessian_eigenvalues`.
 
     Attributes:
@@ -30,13 +30,7 @@ class HessianEigenvalues(Result):
     eigenvectors: list | None
     converged: bool
     which: str
-    matrix: str
     tolerance: float
-    seed: int
-    products: int
-    mode: str
-    penalties: bool
-    samples: int | None
 
     @property
     def value(self):
@@ -140,8 +134,8 @@ def _at_most(name, value, most):
     return value
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class GradientShare(Result):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class GradientShare(CurvatureResult):
     """Result of `gradient_share`.
 
     Attributes:
@@ -158,12 +152,6 @@ class GradientShare(Result):
     residuals: np.ndarray
     gradient_norm: float
     converged: bool
-    matrix: str
-    seed: int
-    products: int
-    mode: str
-    penalties: bool
-    samples: int | None
 
 
 def gradient_share(

@@ -13,7 +13,9 @@ class Result:
 
     def scalars(self):
         """The numbers and flags of the result, as a dict of floats."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = type(self).__annotations__  # before what many results share
+        names = sorted((f.name for f in dataclasses.fields(self)), key=lambda n: n not in own)
+        fields = {name: getattr(self, name) for name in names}
         return {k: float(v) for k, v in fields.items() if isinstance(v, (int, float))}
 
     def __eq__(self, other):

@@ -5,15 +5,14 @@ import dataclasses
 import numpy as np
 
 from keras_regtools import spectrum
-from keras_regtools.measures.curvature import Curvature, most_products
-from keras_regtools.measures.result import Result
+from keras_regtools.measures.curvature import Curvature, CurvatureResult, most_products
 from keras_regtools.validation import one_of, positive, positive_integer
 
 METHODS = ("hutch++", "hutchinson")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class HessianTrace(Result):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HessianTrace(CurvatureResult):
     """Result of `hessian_trace`.
 
     Attributes:
@@ -31,13 +30,7 @@ class HessianTrace(Result):
     converged: bool
     draws: int
     method: str
-    matrix: str
     tolerance: float
-    seed: int
-    products: int
-    mode: str
-    penalties: bool
-    samples: int | None
 
     @property
     def value(self):
