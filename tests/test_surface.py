@@ -456,3 +456,14 @@ def test_a_model_with_its_own_loss_computation_is_refused():
     with pytest.raises(NotImplementedError, match="overrides it. Pass `loss=`"):
         rt.LossSurface(model, X, LABELS)
     assert rt.LossSurface(model, X, LABELS, loss="mse").value() > 0
+
+
+def test_a_layer_frozen_later_is_still_a_part_of_the_surface():
+    model = classifier(layers.Dense(4, "tanh", name="middle"))
+    surface = rt.LossSurface(model, X, LABELS)
+    value, gradient = surface.value_and_gradient()
+    model.get_layer("middle").trainable = False
+    again, same = surface.value_and_gradient()
+    assert again == pytest.approx(value, rel=1e-6)
+    for a, b in zip(numbers(gradient), numbers(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

@@ -19,19 +19,18 @@ class BatchLoss:
         model: A built `keras.Model`.
         loss: A `Loss`.
         mode, penalties: Those of the surface.
-        chosen: Which of the trainable variables are its arguments, by number.
+        chosen: The variables that are its arguments.
     """
 
     def __init__(self, model, loss, mode, penalties, chosen):
         self.model, self.loss, self.penalties = model, loss, penalties
         self.training = mode == "training"
         self.batch_statistics = mode == "batch_statistics"
-        self.chosen = frozenset(chosen)
+        self._chosen = [id(v) for v in chosen]
 
     def state(self, read=ops.convert_to_tensor):
         """What the loss depends on besides the weights chosen: the model's other variables."""
-        trainable = self.model.trainable_variables
-        fixed = [v for i, v in enumerate(trainable) if i not in self.chosen]
+        fixed = [v for v in self.model.trainable_variables if id(v) not in self._chosen]
         return [read(v) for v in fixed], [read(v) for v in self.model.non_trainable_variables]
 
     @functools.cached_property
@@ -67,9 +66,13 @@ class BatchLoss:
 
     def call_model(self, params, fixed, state, x, exact=False):
         """The outputs of the model, and the list of its added losses."""
-        params, fixed = iter(params), iter(fixed)
-        count = len(self.model.trainable_variables)
-        trainable = [next(params if i in self.chosen else fixed) for i in range(count)]
+        chosen, fixed = dict(zip(self._chosen, params, strict=True)), iter(fixed)
+        trainable = [
+            chosen[id(v)] if id(v) in chosen else next(fixed)
+            for v in self.model.trainable_variables
+        ]
+        others = self.model.non_trainable_variables  # among them what was frozen since
+        state = [chosen.get(id(v), value) for v, value in zip(others, state, strict=True)]
         with shadowed(self.shadows(exact)):
             outputs, _, added = call_model(
                 self.model, trainable, state, x, self.training, return_losses=True
@@ -144,7 +147,7 @@ def _shapes(part):
 
 
 def chosen_variables(model, layers):
-    """The numbers of the trainable variables that `layers` names, in the model's order.
+    """The trainable variables that `layers` names, in the model's order.
 
     Args:
         model: A `keras.Model`.
@@ -152,7 +155,7 @@ def chosen_variables(model, layers):
     """
     trainable = model.trainable_variables
     if layers is None:
-        return list(range(len(trainable)))
+        return trainable
     entries = layers if isinstance(layers, (list, tuple)) else [layers]
     chosen = set()
     for entry in entries or [[]]:
@@ -161,7 +164,7 @@ def chosen_variables(model, layers):
             owners = [layer for layer in all_layers(model) if layer.name == entry]
             owners += [v for v in trainable if v.path == entry]
         wanted = {id(v) for owner in owners for v in getattr(owner, "trainable_variables", [owner])}
-        found = {i for i, v in enumerate(trainable) if id(v) in wanted}
+        found = {id(v) for v in trainable} & wanted
         if not found:
             having = [
                 layer.name
@@ -173,4 +176,4 @@ def chosen_variables(model, layers):
                 f"{having}. Received: {getattr(entry, 'name', entry)!r}"
             )
         chosen |= found
-    return sorted(chosen)
+    return [v for v in trainable if id(v) in chosen]

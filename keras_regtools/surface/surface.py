@@ -37,6 +37,10 @@ class LossSurface:
         layers: The layers or trainable variables that the surface is a function of, the others
             held where the model is: a name, layer or variable, or a list of them; all by default.
 
+    Attributes:
+        variables: The variables that the surface is a function of, in the order of the model's
+            trainable ones.
+
     Raises:
         TypeError: not a Keras model, or data that cannot be read twice.
         ValueError: a model that is not built, not compiled or has no trainable weights; empty data,
@@ -75,9 +79,9 @@ class LossSurface:
                 "Expected a model with trainable weights. "
                 f"Received: the model {model.name!r}, which has none"
             )
-        self._chosen = chosen_variables(model, layers)
+        self.variables = chosen_variables(model, layers)
         self._given_loss = loss
-        self.batch = BatchLoss(model, Loss(model, loss), self.mode, self.penalties, self._chosen)
+        self.batch = BatchLoss(model, Loss(model, loss), self.mode, self.penalties, self.variables)
         if isinstance(x, Batches):
             self.data = x
         else:
@@ -91,11 +95,6 @@ class LossSurface:
     def batch_size(self):
         """Samples per batch, for array data."""
         return self.data.batch_size
-
-    @property
-    def variables(self):
-        """The trainable variables that the surface is a function of."""
-        return [self.model.trainable_variables[i] for i in self._chosen]
 
     @property
     def params(self):
@@ -144,17 +143,18 @@ class LossSurface:
         Returns:
             A `LossSurface`, which shares what was traced for the same layers before.
         """
-        chosen = tuple(chosen_variables(self.model, layers))
-        if chosen not in self._restricted:
-            self._restricted[chosen] = LossSurface(
+        chosen = chosen_variables(self.model, layers)
+        key = tuple(id(v) for v in chosen)
+        if key not in self._restricted:
+            self._restricted[key] = LossSurface(
                 self.model,
                 self.data,
                 loss=self._given_loss,
                 mode=self.mode,
                 penalties=self.penalties,
-                layers=[self.model.trainable_variables[i] for i in chosen],
+                layers=chosen,
             )
-        restricted = copy.copy(self._restricted[chosen])
+        restricted = copy.copy(self._restricted[key])
         restricted._weights, restricted._searched = self._weights, self._searched
         return restricted
 
