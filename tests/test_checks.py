@@ -146,6 +146,79 @@ def test_a_hidden_second_derivative_is_found_and_its_layer_named(name):
         assert "hides a part of its second derivative" in sentence
 
 
+DOUBTFUL = {
+    "renorm": (lambda: layers.BatchNormalization(renorm=True, name="own"), "training"),
+    "spectral normalization": (
+        lambda: layers.SpectralNormalization(layers.Dense(4), name="own"),
+        "training",
+    ),
+    "without a mask": (lambda: WithoutMask(name="own"), "batch_statistics"),
+}
+
+
+class WithoutMask(layers.BatchNormalization):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training) * 1.0
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_what_is_not_right_is_named_though_it_is_keras_own(name):
+    """Whatever the layer: either the product is right or the check names it."""
+    make, mode = DOUBTFUL[name]
+    with problems.float64():
+        doubtful = surface(make, mode=mode)
+        params, v = doubtful.params, [p + 0.1 for p in doubtful.params]
+        found = doubtful.check()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            product = rt.vectors.flatten(doubtful.hvp(params, v))
+        step = 1e-5 if problems.HAS_FLOAT64 else 1e-2
+        ahead, behind = (
+            rt.vectors.flatten(doubtful.value_and_gradient(rt.vectors.axpy(s * step, v, params))[1])
+            for s in (1, -1)
+        )
+    difference = (ahead - behind) / (2 * step)
+    off = np.linalg.norm(product - difference) / np.linalg.norm(difference)
+    assert off < (1e-5 if problems.HAS_FLOAT64 else 0.05) or (
+        len(found) == 1 and "the layer 'own' (of type " in found[0]
+    )
+
+
+def test_a_loss_function_that_hides_a_derivative_is_named():
+    def own_loss(y_true, y_pred):
+        return ops.mean(y_pred * ops.stop_gradient(y_pred) + y_pred**2, axis=-1)
+
+    model = surface().model
+    (sentence,) = rt.LossSurface(model, X, X[:, :3], loss=own_loss).check()
+    assert sentence.startswith("The Hessian product of the loss function is ")
+
+    def right_loss(y_true, y_pred):
+        return ops.mean(y_pred**4, axis=-1)
+
+    assert rt.LossSurface(model, X, X[:, :3], loss=right_loss).check() == []
+
+
+class GraphOnly(layers.Layer):
+    """Refuses a slope of its outputs on so few samples."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.calls = 0
+
+    def call(self, inputs):
+        self.calls += 1
+        if self.calls > 6:
+            raise ValueError("not again")
+        return inputs * 1.0
+
+
+def test_a_layer_that_could_not_be_checked_is_named():
+    (sentence,) = surface(lambda: GraphOnly(name="own")).check()
+    assert sentence.startswith(
+        "It could not be checked whether the layer 'own' (of type GraphOnly) is right: "
+    )
+
+
 def test_an_operation_outside_of_layers_is_named():
     found = rt.LossSurface(functional(), X, Y, loss=LOSS).check()
     assert len(found) == HIDES

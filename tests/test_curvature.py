@@ -85,6 +85,22 @@ def test_the_ends_of_a_saddle():
         assert measures.hessian_trace(surface).estimate == pytest.approx(-2, rel=RTOL)
 
 
+def test_the_value_of_several_is_the_most_extreme_one():
+    surface = problems.PROBLEMS["saddle"].surface()
+    high, low = -1 + math.sqrt(10), -1 - math.sqrt(10)
+    for which, expected in (("largest", high), ("smallest", low), ("magnitude", low)):
+        found = measures.hessian_eigenvalues(surface, k=2, which=which)
+        assert found.value == found.scalars()["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_something_that_is_no_surface_is_refused():
+    with pytest.raises(TypeError) as caught:
+        measures.hessian_trace("a model")
+    assert str(caught.value) == (
+        "Expected a `LossSurface`. Received: 'a model' (of type <class 'str'>)"
+    )
+
+
 @pytest.mark.parametrize(("a", "expected"), [(1, 4.25), (3, 36.0278), (10, 400.0025)])
 def test_rescaling_sharpens_what_is_the_same_function(a, expected):
     """Dinh et al., 2017: ½ (w₁ w₂ - 1)² at (2a, .5/a) is 0 for every a."""
@@ -531,14 +547,13 @@ BAD = {
     "k above the weights": (
         "eigenvalues",
         {"k": 5},
-        "Expected `k` to be at most 4, for a surface of that many weights (half of them for each "
-        "end of `which='both'`). Received: k=5",
+        "Expected `k` eigenvalues of a surface of 4 weights. Received: k=5",
     ),
     "k above half of the weights": (
         "eigenvalues",
         {"k": 3, "which": "both"},
-        "Expected `k` to be at most 2, for a surface of that many weights (half of them for each "
-        "end of `which='both'`). Received: k=3",
+        "Expected `k` eigenvalues at each end of the spectrum of a surface of 4 weights. "
+        "Received: k=3",
     ),
     "which": (
         "eigenvalues",
@@ -549,12 +564,14 @@ BAD = {
     "too few products": (
         "eigenvalues",
         {"k": 4, "max_products": 3},
-        "Expected `max_products` to be at least 4. Received: max_products=3",
+        "Expected `max_products` to be at least 4, one for each eigenvalue. "
+        "Received: max_products=3",
     ),
     "too few products for both ends": (
         "eigenvalues",
         {"k": 2, "which": "both", "max_products": 3},
-        "Expected `max_products` to be at least 4. Received: max_products=3",
+        "Expected `max_products` to be at least 4, one for each eigenvalue. "
+        "Received: max_products=3",
     ),
     "no products": (
         "eigenvalues",
@@ -565,12 +582,14 @@ BAD = {
     "too few products for a trace": (
         "trace",
         {"sketch": 6, "max_products": 21},
-        "Expected `max_products` to be at least 22. Received: max_products=21",
+        "Expected `max_products` to be at least 22, 2 for each of the 6 rows of the sketch and 1 "
+        "for each of 10 draws. Received: max_products=21",
     ),
     "too few products for Hutchinson": (
         "trace",
         {"method": "hutchinson", "max_products": 9},
-        "Expected `max_products` to be at least 10. Received: max_products=9",
+        "Expected `max_products` to be at least 10, 1 for each of 10 draws. "
+        "Received: max_products=9",
     ),
     "method": (
         "trace",

@@ -304,3 +304,21 @@ def test_inner_models_are_read_in_order_and_under_names_of_their_own():
     fit(model, [monitor])
     recorded = [n.split("/")[1] for n in monitor.records.names() if n.endswith("/std")]
     assert recorded == ["same_statistics", "same_statistics_2", "end_statistics"]
+
+
+def test_a_model_compiled_or_frozen_anew_is_measured_as_it_is_now():
+    model = model_of(layers.Dense(3, "tanh", name="hidden"))
+    sizes = Measure({"size": lambda s: rt.vectors.size(s.params), "loss/now": value}, X, Y)
+    model.get_layer("hidden").trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    first = fit(model, [sizes])
+    assert first.history["size"] == [8]
+    model.get_layer("hidden").trainable = True
+    targets = np.eye(2, dtype="float32")[Y]
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    sizes.data = rt.callbacks.Measure({"a": value}, X, targets).data
+    second = fit(model, [sizes], y=targets)
+    assert second.history["size"] == [23]
+    assert second.history["loss/now"][-1] == pytest.approx(
+        model.evaluate(X, targets, verbose=0), rel=1e-5
+    )

@@ -254,6 +254,7 @@ def test_params_are_a_copy_that_training_does_not_move():
     assert surface.value() != value
 
 
+SHIFTED = {"beta_initializer": keras.initializers.RandomNormal(seed=1)}
 SMOOTH = {
     "dense": lambda: [layers.Flatten(), layers.Dense(4, "tanh")],
     "convolution and average pooling": lambda: [
@@ -272,6 +273,12 @@ SMOOTH = {
     ],
     "layer normalization": lambda: [layers.Conv2D(8, 3), layers.LayerNormalization()],
     "group normalization": lambda: [layers.Conv2D(4, 3), layers.GroupNormalization(2)],
+    "normalization of rows as many as columns and channels": lambda: [
+        layers.Conv2D(6, 3),
+        layers.GroupNormalization(2, axis=1, **SHIFTED),
+        layers.BatchNormalization(axis=2, **SHIFTED),
+        layers.LayerNormalization(axis=1, **SHIFTED),
+    ],
     "dropout": lambda: [layers.Flatten(), layers.Dense(4, "tanh"), layers.Dropout(0.4, seed=1)],
 }
 
@@ -467,3 +474,57 @@ def test_a_layer_frozen_later_is_still_a_part_of_the_surface():
     assert again == pytest.approx(value, rel=1e-6)
     for a, b in zip(numbers(gradient), numbers(same), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_of_a_model_whose_losses_are_all_added_ones():
+    class Energy(layers.Layer):
+        def call(self, inputs):
+            self.add_loss(ops.mean(inputs**2))
+            return inputs
+
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5), Energy()])
+    model.compile("sgd")
+    expected = model.evaluate(X, X[:, :5], batch_size=50, verbose=0)
+    surface = rt.LossSurface(model, X)
+    assert surface.value() == pytest.approx(expected, rel=1e-6)
+    v = surface.params
+    assert rt.vectors.dot(v, surface.hvp(None, v)) == pytest.approx(2 * expected, rel=1e-4)
+
+
+def test_a_surface_says_whether_the_model_was_compiled_or_frozen_anew():
+    model = classifier()
+    surface = rt.LossSurface(model, X, LABELS)
+    model.fit(X, LABELS, verbose=0)
+    assert surface.is_current()
+    model.layers[0].trainable = False
+    assert not surface.is_current()
+    model.layers[0].trainable = True
+    assert surface.is_current()
+    model.compile("sgd", "mse")
+    assert not surface.is_current()
+
+
+def test_the_samples_of_a_dataset_are_counted():
+    class Pairs(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return X[16 * i : 16 * (i + 1)], LABELS[16 * i : 16 * (i + 1)]
+
+    surface = rt.LossSurface(classifier(), Pairs())
+    assert surface.data.samples is None
+    surface.value()
+    assert surface.data.samples == 50
+
+
+def test_a_batch_that_is_not_finite_is_named_at_other_weights_too():
+    model = classifier()
+    weights = model.get_weights()
+    weights[0][0, 0] = np.nan
+    there = rt.LossSurface(model, X, LABELS, batch_size=20).restricted(model.layers[-1])
+    with pytest.raises(ValueError) as caught:
+        rt.measures.hessian_eigenvalues(there.at(weights))
+    assert str(caught.value) == (
+        "Expected a finite loss. Received: a loss of nan in batch 1 (samples 0 to 19)"
+    )

@@ -13,6 +13,7 @@ def batch_by_batch(fn, args, batches):
         part = tree.map_structure(lambda t, weight=float(count): t * weight, tensors)
         totals = part if totals is None else tree.map_structure(ops.add, totals, part)
         samples += count
+    batches.samples = samples
     means = sum(count * np.array([_float(s) for s in scalars]) for count, scalars in losses)
     return (means / samples).tolist(), tree.map_structure(lambda total: total / samples, totals)
 

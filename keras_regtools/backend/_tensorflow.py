@@ -174,6 +174,7 @@ def mean_over(fn):
             scalars, tensors, seen = dataset_mean(args, batches.dataset)
             if not seen:
                 batches.refuse_nothing()
+            batches.samples = int(seen)
         else:
             return batch_by_batch(one, args, batches)
         return [float(scalar) for scalar in scalars], tensors

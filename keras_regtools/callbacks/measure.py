@@ -24,8 +24,8 @@ class Measure(RecordingCallback):
     The first measurement is made at the end of the first epoch, so that the logs have the same
     keys in every epoch; between two measurements the last value is repeated. A result with a
     `.value` is logged under the name of its measure, its other numbers go into the records as
-    `name/number`. A measurement that fails or is not finite is logged as NaN with one warning: it
-    never ends the training. The model is not touched.
+    `name/number`; a dict or a table is logged whole. A measurement that fails or is not finite is
+    logged as NaN with one warning: it never ends the training. The model is not touched.
 
     Args:
         measures: Dict from the name in the logs to the measure, a callable
@@ -91,10 +91,16 @@ class Measure(RecordingCallback):
     def on_train_begin(self, logs=None):
         self._begin()
         model = self.model
-        if self._surface is None or self._surface.model is not model:
+        if not self._is_of(model):
             keras_model(model, built=False, compiled=True)
+            self._surface = None
             if model.built:
                 self._build(model)
+
+    def _is_of(self, model):
+        """Whether the surface is that of the model as it is compiled and trainable now."""
+        surface = self._surface
+        return surface is not None and surface.model is model and surface.is_current()
 
     def _build(self, model):
         self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
@@ -109,7 +115,7 @@ class Measure(RecordingCallback):
                 logs.update(values)
 
     def _measure(self, epoch):
-        if self._surface is None or self._surface.model is not self.model:
+        if self._surface is None:
             self._build(self.model)
         for name, measure in self.measures.items():
             try:

@@ -87,8 +87,9 @@ def _normalize(x, axes, epsilon):
 
 
 def _scale_and_shift(layer, x, shape):
-    for name, combine in (("gamma", ops.multiply), ("beta", ops.add)):
-        variable = getattr(layer, name, None)
-        if variable is not None:
-            x = combine(x, ops.cast(ops.reshape(variable, shape), x.dtype))
-    return x
+    gamma, beta = (
+        None if variable is None else ops.cast(ops.reshape(variable, shape), x.dtype)
+        for variable in (getattr(layer, "gamma", None), getattr(layer, "beta", None))
+    )
+    x = x if gamma is None else x * gamma
+    return x if beta is None else x + beta  # `ops.add` takes some shapes for a bias of channels

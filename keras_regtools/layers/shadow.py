@@ -15,15 +15,18 @@ def shadowed(calls):
 
     Nothing is patched globally: only these instances change, and only within the block.
     """
-    done = []
+    before = []
     try:
         for layer, function in calls:
+            before.append((layer, vars(layer).get("call")))
             object.__setattr__(layer, "call", function)
-            done.append(layer)
         yield
     finally:
-        for layer in done:
-            object.__delattr__(layer, "call")
+        for layer, call in reversed(before):  # a block may stand inside another
+            if call is None:
+                object.__delattr__(layer, "call")
+            else:
+                object.__setattr__(layer, "call", call)
 
 
 def call_model(model, params, state, x, training, **kwargs):

@@ -43,12 +43,15 @@ class Curvature:
     """
 
     def __init__(self, surface, matrix, verbose=0):
+        if not hasattr(surface, "gnvp"):
+            raise TypeError(
+                f"Expected a `LossSurface`. Received: {surface!r} (of type {type(surface)})"
+            )
         self.matrix = one_of("matrix", matrix, MATRICES)
         self.surface, self.params = surface, surface.params
         self.size = vectors.size(self.params)
-        self.dtype = np.result_type(
-            *(keras.backend.standardize_dtype(p.dtype) for p in self.params)
-        )
+        types = {keras.backend.standardize_dtype(p.dtype) for p in self.params}
+        self.dtype = np.dtype("float64" if "float64" in types else "float32")
         self.products = 0
         self._bar = keras.utils.Progbar(None, unit_name="product") if verbose else None
 
@@ -94,11 +97,11 @@ class Curvature:
 _TOGETHER = 5  # more at once take longer to trace and gain little
 
 
-def most_products(value, least):
+def most_products(value, least, why):
     """`max_products` as an integer that at least allows what a measure cannot do without."""
     value = positive_integer("max_products", value)
     if value < least:
         raise ValueError(
-            f"Expected `max_products` to be at least {least}. Received: max_products={value}"
+            f"Expected `max_products` to be at least {least}, {why}. Received: max_products={value}"
         )
     return value

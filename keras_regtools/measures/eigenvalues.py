@@ -34,8 +34,10 @@ class HessianEigenvalues(CurvatureResult):
 
     @property
     def value(self):
-        """The first of the eigenvalues."""
-        return float(self.eigenvalues[0])
+        """The largest, for `"smallest"` the smallest, for `"magnitude"` the one farthest from 0."""
+        if self.which == "magnitude":
+            return float(self.eigenvalues[np.argmax(np.abs(self.eigenvalues))])
+        return float(self.eigenvalues[-1 if self.which == "smallest" else 0])
 
     def scalars(self):
         """`value`, then `eigenvalue_1`, `residual_1` and so on, and the other numbers."""
@@ -97,8 +99,9 @@ def hessian_eigenvalues(
     which = one_of("which", which, tuple(spectrum.WHICH))
     tolerance = positive("tolerance", tolerance)
     curvature = Curvature(surface, matrix, verbose)
-    k = _at_most("k", k, curvature.size // 2 if which == "both" else curvature.size)
-    most = most_products(max_products, min(2 * k if which == "both" else k, curvature.size))
+    k = _at_most_the_weights(k, curvature.size, which)
+    least = 2 * k if which == "both" else k
+    most = most_products(max_products, least, "one for each eigenvalue")
     curvature.expect(most)
     rng = np.random.default_rng(seed)
     found = spectrum.eigenpairs(
@@ -124,14 +127,14 @@ def hessian_eigenvalues(
     )
 
 
-def _at_most(name, value, most):
-    value = positive_integer(name, value)
-    if value > most:
+def _at_most_the_weights(k, size, which):
+    k = positive_integer("k", k)
+    if k * (2 if which == "both" else 1) > size:
+        ends = " at each end of the spectrum" if which == "both" else ""
         raise ValueError(
-            f"Expected `{name}` to be at most {most}, for a surface of that many weights (half of "
-            f"them for each end of `which='both'`). Received: {name}={value}"
+            f"Expected `k` eigenvalues{ends} of a surface of {size} weights. Received: k={k}"
         )
-    return value
+    return k
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -94,7 +94,9 @@ def hessian_trace(
     tolerance = positive("tolerance", tolerance)
     sketch = positive_integer("sketch", sketch) if method == "hutch++" else 0
     least = 2 * sketch + spectrum.FEWEST_DRAWS
-    most = most_products(max_products, least)
+    rows = f"2 for each of the {sketch} rows of the sketch and " if sketch else ""
+    why = f"{rows}1 for each of {spectrum.FEWEST_DRAWS} draws"
+    most = most_products(max_products, least, why)
     curvature = Curvature(surface, matrix, verbose)
     curvature.expect(most)
     found = spectrum.trace(

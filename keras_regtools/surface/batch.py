@@ -9,6 +9,7 @@ from keras_regtools import backend
 from keras_regtools.layers.exact import exact_calls
 from keras_regtools.layers.recorder import silent_calls
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
+from keras_regtools.surface.loss import compiled_loss
 from keras_regtools.vectors import axpy
 
 
@@ -64,8 +65,9 @@ class BatchLoss:
         loss = self.loss(x, y, outputs, sample_weight, self.training)
         return self._plus(loss, added)
 
-    def call_model(self, params, fixed, state, x, exact=False):
-        """The outputs of the model, and the list of its added losses."""
+    def call_model(self, params, fixed, state, x, exact=False, watched=()):
+        """The outputs of the model, and the list of its added losses; `watched` layers and calls
+        stand before any others."""
         chosen, fixed = dict(zip(self._chosen, params, strict=True)), iter(fixed)
         trainable = [
             chosen[id(v)] if id(v) in chosen else next(fixed)
@@ -73,7 +75,7 @@ class BatchLoss:
         ]
         others = self.model.non_trainable_variables  # among them what was frozen since
         state = [chosen.get(id(v), value) for v, value in zip(others, state, strict=True)]
-        with shadowed(self.shadows(exact)):
+        with shadowed([*self.shadows(exact), *watched]):
             outputs, _, added = call_model(
                 self.model, trainable, state, x, self.training, return_losses=True
             )
@@ -100,19 +102,26 @@ class BatchLoss:
         state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
         try:
             with backend.frozen_draws():
-                outputs = call_model(self.model, params, state, x, False)[0]
+                outputs, _, added = call_model(
+                    self.model, params, state, x, False, return_losses=True
+                )
                 self.loss(x, y, outputs, sample_weight, False)
         except Exception as error:
             received = "; ".join(
-                f"{name} of shape {_shapes(part)}"
+                f"{name} of shape {_shapes(part)}" if part is not None else f"no {name}"
                 for name, part in (("x", x), ("y", y), ("sample_weight", sample_weight))
-                if part is not None
+                if part is not None or name == "y"
             )
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
                 f"Expected data that the model {self.model.name!r} and its loss can take. "
                 f"Received: {received} (the first samples), which gave: {reason}"
             ) from error
+        if self.loss.is_none and not added:
+            raise ValueError(
+                "Expected a model compiled with a loss. "
+                f"Received: the model {self.model.name!r}, compiled without one"
+            )
 
     def _plus(self, loss, added):
         if self.penalties:
@@ -134,8 +143,8 @@ class BatchLoss:
 
 
 def _in_training(call):
-    def in_training(inputs, training=None, mask=None):
-        return call(inputs, training=True, mask=mask)
+    def in_training(*args, **kwargs):
+        return call(*args, **{**kwargs, "training": True})
 
     return in_training
 
@@ -177,3 +186,14 @@ def chosen_variables(model, layers):
             )
         chosen |= found
     return [v for v in trainable if id(v) in chosen]
+
+
+def made_of(model):
+    """What a surface takes from a model once and for all: its loss, and what is trainable."""
+    return compiled_loss(model), [id(v) for v in model.trainable_variables]
+
+
+def takes_any_batch(model):
+    """Whether a model is known to take batches of any size."""
+    inputs = getattr(model, "inputs", None)  # which a subclassed model does not tell
+    return bool(inputs) and all(t.shape[0] is None for t in inputs)

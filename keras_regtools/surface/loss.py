@@ -22,21 +22,14 @@ class Loss:
             )
         self._head = _LossHead(name="loss_head")
         self._head.output_names = getattr(model, "output_names", None)
-        self._loss = model.loss if loss is None else loss
-        if self._loss is None:
-            raise ValueError(
-                "Expected a model compiled with a loss. "
-                f"Received: the model {model.name!r}, compiled without one"
-            )
-        weights = None
-        if loss is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a lambda that is not going to be saved
-                weights = model.get_compile_config().get("loss_weights")
-        self._head.compile(optimizer=None, loss=self._loss, loss_weights=weights)
+        self._loss, weights = compiled_loss(model) if loss is None else (loss, None)
+        if self._loss is not None:
+            self._head.compile(optimizer=None, loss=self._loss, loss_weights=weights)
 
     def __call__(self, x, y, outputs, sample_weight, training):
-        """The loss of a batch, a scalar."""
+        """The loss of a batch, a scalar; zero for a model whose losses are all added ones."""
+        if self._loss is None:
+            return ops.zeros((), keras.config.floatx())
         with keras.StatelessScope():  # several outputs write a metric each
             return self._head.compute_loss(x, y, outputs, sample_weight, training=training)
 
@@ -63,6 +56,30 @@ class Loss:
         elif not isinstance(losses, (list, tuple)):
             losses = [losses] * len(tree.flatten(outputs))
         return [_link(loss) for loss in losses]
+
+    @property
+    def is_none(self):
+        """Whether there is no compiled loss."""
+        return self._loss is None
+
+    @property
+    def is_own(self):
+        """Whether any of the losses is the user's own code."""
+        return not all(
+            loss is None or isinstance(loss, str) or _module(loss).startswith("keras.")
+            for loss in tree.flatten(self._loss)
+        )
+
+
+def compiled_loss(model):
+    """The loss and the loss weights that a model is compiled with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a lambda that is not going to be saved
+        return model.loss, (model.get_compile_config() or {}).get("loss_weights")
+
+
+def _module(loss):
+    return getattr(loss, "__module__", None) or type(loss).__module__
 
 
 class _LossHead(keras.Model):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_regtools.data import Batches
 from keras_regtools.surface import checks
-from keras_regtools.surface.batch import BatchLoss, chosen_variables
+from keras_regtools.surface.batch import BatchLoss, chosen_variables, made_of, takes_any_batch
 from keras_regtools.surface.loss import Loss
 from keras_regtools.validation import keras_model, one_of
 
@@ -36,6 +36,8 @@ class LossSurface:
         penalties: Whether weight penalties and other added losses count.
         layers: The layers or trainable variables that the surface is a function of, the others
             held where the model is: a name, layer or variable, or a list of them; all by default.
+
+    The loss is the one that the model is compiled with when the surface is made.
 
     Attributes:
         variables: The variables that the surface is a function of, in the order of the model's
@@ -86,8 +88,9 @@ class LossSurface:
             self.data = x
         else:
             self.data = Batches(x, y, sample_weight, batch_size=batch_size)
-        self.batch.take(self.data.first(_TRIED if _takes_any_batch(model) else None))
+        self.batch.take(self.data.first(_TRIED if takes_any_batch(model) else None))
         self.gradient_evaluations = 0
+        self._made_of = made_of(model)
         self._restricted, self._weights = {}, {}
         self._searched = set()  # shared with every surface made of this one
 
@@ -136,6 +139,8 @@ class LossSurface:
 
     def restricted(self, layers):
         """The surface over some layers or variables alone, the others held where the model is.
+
+        A restriction does not nest: `layers` is chosen from the whole model.
 
         Args:
             layers: As the constructor's.
@@ -241,6 +246,10 @@ class LossSurface:
         """A sentence that says in which batch the loss at `params` is not a finite number."""
         return checks.why_not_finite(self, self._checked(params))
 
+    def is_current(self):
+        """Whether the model's compiled loss and trainable variables are those of the beginning."""
+        return self._made_of == made_of(self.model)
+
     def _products(self, kind, params, v):
         params = self._checked(params)
         several = isinstance(v, (list, tuple)) and v and isinstance(v[0], (list, tuple))
@@ -270,7 +279,8 @@ class LossSurface:
         shapes = [tuple(v.shape) for v in variables]
         try:
             found = [tuple(np.shape(p)) for p in params]
-            received = f"shapes {found}"
+            more = f" and {len(found) - 9} more" if len(found) > 2 * len(shapes) + 9 else ""
+            received = f"shapes {found[:9] if more else found}{more}"
         except (TypeError, ValueError):
             found, received = None, f"{type(params)}"
         if found != shapes:
@@ -284,8 +294,3 @@ class LossSurface:
 
 
 _TRIED = 2  # samples that show whether a model takes the data
-
-
-def _takes_any_batch(model):
-    inputs = getattr(model, "inputs", None)  # which a subclassed model does not tell
-    return bool(inputs) and all(t.shape[0] is None for t in inputs)
