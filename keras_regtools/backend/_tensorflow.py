@@ -35,11 +35,8 @@ def hvp(fn):
         return [forward.jvp(g, _ZERO) for g in gradient]
 
     def call(params, vectors, *args):
-        if len(vectors) == 1 and not tf.executing_eagerly():
-            with contextlib.suppress(Exception):
-                product = forward_over_reverse(params, vectors[0], *args)
-                if _is_straight(tf.compat.v1.get_default_graph()):
-                    return [product]
+        if len(vectors) == 1 and _is_straight(fn, params, *args):
+            return [forward_over_reverse(params, vectors[0], *args)]
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
             outer.watch(params)
             _, gradient = value_and_grad(fn)(params, *args)
@@ -48,12 +45,13 @@ def hvp(fn):
     return call
 
 
-def _is_straight(graph):
+def _is_straight(fn, *args):
     """Whether there are no loops, branches and calls, which forward mode loses track of."""
-    return not any(
-        op.type.endswith(("While", "If", "Case", "PartitionedCall"))
-        for op in graph.get_operations()
-    )
+    if tf.executing_eagerly():
+        return False
+    traced = jit(fn).get_concrete_function(*args).graph
+    ends = ("While", "If", "Case", "PartitionedCall")
+    return not any(op.type.endswith(ends) for op in traced.get_operations())
 
 
 def gnvp(outputs, loss):
