@@ -273,11 +273,14 @@ SMOOTH = {
     ],
     "layer normalization": lambda: [layers.Conv2D(8, 3), layers.LayerNormalization()],
     "group normalization": lambda: [layers.Conv2D(4, 3), layers.GroupNormalization(2)],
-    "normalization of rows as many as columns and channels": lambda: [
+    "groups of rows, as many as channels": lambda: [
         layers.Conv2D(6, 3),
         layers.GroupNormalization(2, axis=1, **SHIFTED),
+    ],
+    "batch normalization of columns, as many as channels": lambda: [
+        layers.Conv2D(6, 3),
         layers.BatchNormalization(axis=2, **SHIFTED),
-        layers.LayerNormalization(axis=1, **SHIFTED),
+        layers.Activation("tanh"),
     ],
     "dropout": lambda: [layers.Flatten(), layers.Dense(4, "tanh"), layers.Dropout(0.4, seed=1)],
 }
