@@ -50,7 +50,9 @@ def main():
     share = rt.measures.gradient_share(surface, k=CLASSES)
     spectrum = rt.measures.hessian_density(surface, steps=steps, draws=5)
     layers = rt.measures.by_layer(
-        surface, {"top": rt.measures.hessian_eigenvalues, "trace": rt.measures.hessian_trace}
+        surface,
+        {"top": rt.measures.hessian_eigenvalues, "trace": rt.measures.hessian_trace},
+        ["output"] if args.smoke else None,
     ).to_frame()
 
     folder = pathlib.Path(args.output)
