@@ -3,6 +3,7 @@
 from keras_regtools import (
     applications,
     callbacks,
+    landscape,
     layers,
     measures,
     plots,
@@ -21,6 +22,7 @@ __all__ = [
     "applications",
     "callbacks",
     "instrument",
+    "landscape",
     "layers",
     "measures",
     "plots",

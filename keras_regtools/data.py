@@ -97,6 +97,15 @@ class Batches:
         for *parts, count in self:
             yield Batches(*parts, batch_size=count), count
 
+    def rebatched(self, batch_size):
+        """The same samples in batches of another size, for arrays."""
+        if self.dataset is not None:
+            raise ValueError(
+                "Expected arrays, which can be cut into batches of another size. "
+                f"Received: the dataset {self.dataset!r}, which has batches of its own"
+            )
+        return Batches(*self._arrays, batch_size=batch_size)
+
     def first(self, samples):
         """The first samples of the first batch, or all of it, as `Batches`."""
         *parts, count = next(iter(self))
@@ -136,6 +145,13 @@ class Batches:
         # What was read is kept, in batches of the same size: a dataset may shuffle itself anew.
         whole = [_concatenate([parts[i] for parts in taken]) for i in range(3)]
         return Batches(*_select(whole, slice(0, samples)), batch_size=sizes[0])
+
+
+def as_batches(x, y, sample_weight, batch_size):
+    """The data as `Batches`, unless they are such already."""
+    if isinstance(x, Batches):
+        return x
+    return Batches(x, y, sample_weight, batch_size=batch_size)
 
 
 _RESIDENT_BYTES = 2**30  # more is sent to the device batch by batch

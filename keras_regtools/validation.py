@@ -30,6 +30,12 @@ def positive_integer(name, value):
     return int(_number(name, value, "a positive integer", lambda v: _is_integer(v) and v > 0))
 
 
+def integer_from(name, value, least):
+    """`value` as an int, at least `least`."""
+    kind = f"an integer, {least} or above"
+    return int(_number(name, value, kind, lambda v: _is_integer(v) and v >= least))
+
+
 def positive(name, value):
     """`value` as a finite float above zero."""
     return float(

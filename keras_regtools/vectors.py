@@ -56,3 +56,8 @@ def unflatten(flat, like):
 def random_normal(like, rng):
     """Standard normal entries from a numpy `Generator`: the same on every backend."""
     return [ops.convert_to_tensor(rng.standard_normal(tuple(x.shape)), x.dtype) for x in like]
+
+
+def random_uniform(like, rng):
+    """Entries uniform in [-1, 1) from a numpy `Generator`: the same on every backend."""
+    return [ops.convert_to_tensor(rng.uniform(-1, 1, tuple(x.shape)), x.dtype) for x in like]

@@ -63,12 +63,32 @@ def same(a, b):
 # --- measures: a surface in, a result out ---------------------------------------------------------
 
 MEASURES = {
+    "asam_sharpness": rt.measures.asam_sharpness,
+    "average_sharpness": functools.partial(rt.measures.average_sharpness, draws=2),
+    "fisher_rao_norm": rt.measures.fisher_rao_norm,
     "gradient_share": functools.partial(rt.measures.gradient_share, k=3),
     "hessian_density": functools.partial(rt.measures.hessian_density, steps=6, draws=2),
     "hessian_eigenvalues": functools.partial(rt.measures.hessian_eigenvalues, k=2, which="both"),
     "hessian_trace": functools.partial(rt.measures.hessian_trace, tolerance=0.1),
     "keskar_sharpness": rt.measures.keskar_sharpness,
+    "pac_bayes_sharpness": functools.partial(
+        rt.measures.pac_bayes_sharpness, draws=2, bisections=3
+    ),
+    "relative_flatness": functools.partial(rt.measures.relative_flatness, tolerance=0.1),
+    "sam_sharpness": rt.measures.sam_sharpness,
+    "weight_distance": lambda surface: rt.measures.weight_distance(
+        surface, [2 * p for p in surface.params]
+    ),
+    "weight_norm": rt.measures.weight_norm,
+    "worst_sharpness": functools.partial(rt.measures.worst_sharpness, steps=5),
 }
+WITHOUT_CHANCE = (
+    "asam_sharpness",
+    "fisher_rao_norm",
+    "sam_sharpness",
+    "weight_distance",
+    "weight_norm",
+)
 TABLES = {  # measures of several surfaces
     "by_checkpoint": lambda surface: rt.measures.by_checkpoint(
         surface, MEASURES["hessian_trace"], {"here": surface.model.get_weights()}
@@ -111,11 +131,14 @@ def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure):
     assert values[0] == pytest.approx(values[1], rel=0.02)
 
 
-def test_a_result_is_frozen_and_flat(measure):
-    result = measure(rt.LossSurface(model_for_fits(), X, Y))
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_result_is_frozen_and_flat(name):
+    result = MEASURES[name](rt.LossSurface(model_for_fits(), X, Y))
     assert all(type(value) is float for value in result.scalars().values())
+    assert next(iter(result.scalars())) == "value"
     assert result.scalars()["value"] == result.value
-    assert {"penalties", "seed"} <= set(result.scalars())
+    assert {"penalties", "samples"} <= set(result.scalars())
+    assert ("seed" in result.scalars()) == (name not in WITHOUT_CHANCE)
     with pytest.raises(AttributeError):
         result.seed = 0
 
@@ -130,6 +153,7 @@ def gradient_norm(surface):
 CALLBACKS = {
     "LinearScalingLR": lambda tmp: rt.callbacks.LinearScalingLR(16, 8, warmup_epochs=1),
     "Measure": lambda tmp: rt.callbacks.Measure({"gradient/norm": gradient_norm}, X, Y, every=2),
+    "WeightTrajectory": lambda tmp: rt.callbacks.WeightTrajectory(),
     "Sharpness": lambda tmp: rt.callbacks.Sharpness(X, Y, samples=16, every=2, iterations=2),
     "ActivationMonitor": lambda tmp: rt.callbacks.ActivationMonitor(per_channel=True),
     "PenaltyMonitor": lambda tmp: rt.callbacks.PenaltyMonitor(),

@@ -1,10 +1,8 @@
 """Measure the loss surface during a fit."""
 
-import functools
 import math
 import warnings
 
-from keras_regtools import measures
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
 from keras_regtools.data import Batches
 from keras_regtools.measures.result import flat
@@ -13,25 +11,29 @@ from keras_regtools.validation import (
     keras_model,
     named_callables,
     one_of,
-    positive,
     positive_integer,
 )
 
 
 class Measure(RecordingCallback):
-    """Measure the loss surface at the end of epochs, into the logs and the records.
+    """Measure the loss surface at the end of epochs or at steps, into the logs and the records.
 
-    The first measurement is made at the end of the first epoch, so that the logs have the same
-    keys in every epoch; between two measurements the last value is repeated. A result with a
-    `.value` is logged under the name of its measure, its other numbers go into the records as
+    The first measurement is made at the end of the first epoch at the latest, so that the logs have
+    the same keys in every epoch; between two measurements the last value is repeated. A result with
+    a `.value` is logged under the name of its measure, its other numbers go into the records as
     `name/number`; a dict or a table is logged whole. A measurement that fails or is not finite is
-    logged as NaN with one warning: it never ends the training. The model is not touched.
+    logged as `not_finite` with one warning: it never ends the training. The model is not touched.
 
     Args:
         measures: Dict from the name in the logs to the measure, a callable
             `(surface) -> result`, float or dict of floats.
         x, y, sample_weight: The data to measure on, as `fit` takes them.
         every: Measure in every `every`-th epoch, beginning with the first.
+        every_steps: Measure every so many training steps instead (with `steps_per_execution`, at
+            the first chance after them), the end of the first epoch included; each is recorded.
+        not_finite: What is logged for a number that is not finite: NaN, or a large number where
+            `EarlyStopping` or `ModelCheckpoint` watches it, since NaN in the first epoch would stay
+            their best value. The records hold NaN.
         samples: Measure on a fixed random subsample of this size; `None` uses all data.
         mode, batch_size, penalties: Those of the `LossSurface`.
         seed: Seed of the subsample.
@@ -67,6 +69,8 @@ class Measure(RecordingCallback):
         sample_weight=None,
         *,
         every=1,
+        every_steps=None,
+        not_finite=math.nan,
         samples=None,
         mode="inference",
         batch_size=256,
@@ -77,6 +81,8 @@ class Measure(RecordingCallback):
         super().__init__(name)
         self.measures = named_callables("measures", measures)
         self.every = positive_integer("every", every)
+        self.every_steps = every_steps and positive_integer("every_steps", every_steps)
+        self.not_finite = float(not_finite)
         self.mode = one_of("mode", mode, MODES)
         self.penalties = bool(penalties)
         self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(samples, seed)
@@ -85,7 +91,8 @@ class Measure(RecordingCallback):
 
     def _begin(self):
         self._values = {}  # what is logged, by measure; its keys stay those of the first time
-        self._last_epoch = None
+        self._last_epoch = self._last_step = None
+        self._steps_before = self._steps = self._epoch = 0  # steps: up to this epoch, up to now
         self._warned = False
 
     def on_train_begin(self, logs=None):
@@ -105,14 +112,32 @@ class Measure(RecordingCallback):
     def _build(self, model):
         self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._steps_before = epoch, self._steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps = self._steps_before + batch + 1
+        if self.every_steps and self._steps - (self._last_step or 0) >= self.every_steps:
+            self._measure_now(self._epoch)
+
     def on_epoch_end(self, epoch, logs=None):
-        if self._last_epoch is None or epoch - self._last_epoch >= self.every:
-            self._last_epoch = epoch
-            with self.timed(epoch):
-                self._measure(epoch)
+        due = self._last_epoch is None
+        if not self.every_steps:
+            due = due or epoch - self._last_epoch >= self.every
+        if due and self._last_step != self._steps:
+            self._measure_now(epoch)
         if logs is not None:
             for values in self._values.values():
-                logs.update(values)
+                logs.update({k: self._loggable(v) for k, v in values.items()})
+
+    def _loggable(self, value):
+        return self.not_finite if math.isnan(value) else value
+
+    def _measure_now(self, epoch):
+        self._last_epoch, self._last_step = epoch, self._steps
+        with self.timed(epoch):
+            _ = self.model  # which on JAX brings the variables up to date
+            self._measure(epoch)
 
     def _measure(self, epoch):
         if self._surface is None:
@@ -133,79 +158,9 @@ class Measure(RecordingCallback):
     def _warn(self, name, epoch, problem):
         if not self._warned:
             self._warned = True
+            logged = "NaN" if math.isnan(self.not_finite) else self.not_finite
             warnings.warn(
                 f"The measure {name!r} gave no finite number in epoch {epoch + 1}; it is logged as "
-                f"NaN and training goes on. Received: {problem}",
+                f"{logged} and training goes on. Received: {problem}",
                 stacklevel=2,
             )
-
-
-class Sharpness(Measure):
-    """Keskar's sharpness during a fit, as `sharpness/keskar` in the logs and the records.
-
-    By default on a fixed subsample of 1,024 samples, every fifth epoch, with the batch
-    statistics that Keskar et al. measured with.
-
-    Args:
-        x, y, sample_weight: The data to measure on, as `fit` takes them; a part of the training
-            data.
-        every: Measure in every `every`-th epoch, beginning with the first.
-        samples: Size of the subsample; `None` uses all data.
-        epsilon: Relative size of the box, as for `measures.keskar_sharpness`.
-        iterations: L-BFGS-B iterations.
-        mode, batch_size, penalties: Those of the `LossSurface`.
-        seed: Seed of the subsample and of the start in the box.
-
-    Raises:
-        TypeError, ValueError: as `Measure`, and for an `epsilon` or `iterations` that is not
-            positive.
-
-    Reference:
-        [Keskar et al., 2016](https://arxiv.org/abs/1609.04836).
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> x = np.ones((8, 1), "float32")
-    >>> history = model.fit(x, x, epochs=2, callbacks=[Sharpness(x, x)], verbose=0)
-    >>> first, second = history.history["sharpness/keskar"]
-    >>> first > 0 and first == second
-    True
-    """
-
-    def __init__(
-        self,
-        x,
-        y=None,
-        sample_weight=None,
-        *,
-        every=5,
-        samples=1024,
-        epsilon=1e-3,
-        iterations=10,
-        mode="batch_statistics",
-        batch_size=256,
-        penalties=True,
-        seed=0,
-    ):
-        measure = functools.partial(
-            measures.keskar_sharpness,
-            epsilon=positive("epsilon", epsilon),
-            iterations=positive_integer("iterations", iterations),
-            seed=seed,
-        )
-        super().__init__(
-            {"sharpness/keskar": measure},
-            x,
-            y,
-            sample_weight,
-            every=every,
-            samples=samples,
-            mode=mode,
-            batch_size=batch_size,
-            penalties=penalties,
-            seed=seed,
-            name="sharpness",
-        )

@@ -7,24 +7,51 @@ from keras_regtools.measures.eigenvalues import (
     gradient_share,
     hessian_eigenvalues,
 )
+from keras_regtools.measures.fisher_rao import FisherRaoNorm, fisher_rao_norm
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
+from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharpness
+from keras_regtools.measures.perturbed import (
+    AverageSharpness,
+    WorstSharpness,
+    average_sharpness,
+    worst_sharpness,
+)
+from keras_regtools.measures.relative_flatness import RelativeFlatness, relative_flatness
 from keras_regtools.measures.result import Result
+from keras_regtools.measures.sam import SAMSharpness, asam_sharpness, sam_sharpness
 from keras_regtools.measures.tables import Table, by_checkpoint, by_layer
 from keras_regtools.measures.trace import HessianTrace, hessian_trace
+from keras_regtools.measures.weights import WeightDistance, weight_distance, weight_norm
 
 __all__ = [
+    "AverageSharpness",
+    "FisherRaoNorm",
     "GradientShare",
     "HessianDensity",
     "HessianEigenvalues",
     "HessianTrace",
     "KeskarSharpness",
+    "PACBayesSharpness",
+    "RelativeFlatness",
     "Result",
+    "SAMSharpness",
     "Table",
+    "WeightDistance",
+    "WorstSharpness",
+    "asam_sharpness",
+    "average_sharpness",
     "by_checkpoint",
     "by_layer",
+    "fisher_rao_norm",
     "gradient_share",
     "hessian_density",
     "hessian_eigenvalues",
     "hessian_trace",
     "keskar_sharpness",
+    "pac_bayes_sharpness",
+    "relative_flatness",
+    "sam_sharpness",
+    "weight_distance",
+    "weight_norm",
+    "worst_sharpness",
 ]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import Result
+from keras_regtools.measures.result import Result, origin
 from keras_regtools.validation import one_of, positive_integer
 
 MATRICES = ("hessian", "gauss_newton")
@@ -88,9 +88,7 @@ class Curvature:
         return {
             "matrix": self.matrix,
             "products": self.products,
-            "mode": self.surface.mode,
-            "penalties": self.surface.penalties,
-            "samples": self.surface.data.samples,
+            **origin(self.surface),
         }
 
 

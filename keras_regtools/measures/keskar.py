@@ -1,52 +1,78 @@
 """The sharpness of Keskar et al. (2016): the largest rise of the loss in a box."""
 
-import contextlib
 import dataclasses
 import math
 
 import numpy as np
+from keras import ops
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import Result
-from keras_regtools.validation import positive, positive_integer
+from keras_regtools.measures.ascent import Climb, lbfgsb, projected_gradient
+from keras_regtools.measures.columns import GivenColumns, RandomColumns
+from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.measures.spaces import FullBox, Scaled, SubspaceBox
+from keras_regtools.validation import integer_from, one_of, positive, positive_integer
+
+SOLVERS = ("auto", "l-bfgs-b", "projected_gradient")
 
 
-@dataclasses.dataclass(frozen=True)
-class KeskarSharpness(Result):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class KeskarSharpness(SharpnessResult):
     """Result of `keskar_sharpness`.
 
     Attributes:
-        value: φ, in per cent of 1 + loss: a lower bound, since the maximum is inexact.
+        value: φ, in per cent of 1 + loss: a lower bound, since the maximum is inexact. Of several
+            subspaces, the mean.
+        stderr: Its standard error over the subspaces; `None` for one, and for the full space.
         loss: The loss at the weights.
         maximum: The largest finite loss found in the box.
         finite: Whether the loss was finite wherever it was evaluated.
         epsilon: The relative size of the box.
-        iterations: L-BFGS-B iterations that were made.
+        subspace: Number of columns; `None` for the full space.
+        orthonormal, draws, restarts, seed: As given.
+        solver: The one that ran.
+        iterations: Iterations that were made, in all climbs.
         evaluations: Evaluations of the loss and its gradient over the data.
-        seed: Seed of the start point.
-        mode, penalties: Those of the surface.
+        mode, penalties, samples: Those of the surface.
     """
 
-    value: float
-    loss: float
+    stderr: float | None
     maximum: float
     finite: bool
     epsilon: float
+    subspace: int | None
+    orthonormal: bool
+    draws: int
+    restarts: int
+    solver: str
     iterations: int
-    evaluations: int
     seed: int
-    mode: str
-    penalties: bool
 
 
-def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, seed=0):
+def keskar_sharpness(
+    surface,
+    *,
+    epsilon=1e-3,
+    subspace=None,
+    orthonormal=False,
+    draws=1,
+    iterations=10,
+    restarts=0,
+    solver="auto",
+    seed=0,
+):
     """Keskar's sharpness: how far the loss rises in a small box around the weights, in per cent.
 
-    φ = 100 · (max f(x + y) − f(x)) / (1 + f(x)) over the box |y_i| ≤ ε (|x_i| + 1), from
-    [Keskar et al., 2016](https://arxiv.org/abs/1609.04836). The maximum is sought, as there, by a
-    few L-BFGS-B iterations; they start at a random interior point of the box, because a stationary
-    point is one at which L-BFGS-B stops at once. It works on y_i / (ε (|x_i| + 1)), so that one
-    step may cross the box in every direction, and the best point met counts.
+    φ = 100 · (max f(x + A y) − f(x)) / (1 + f(x)) over the box |y_i| ≤ ε (|(A⁺x)_i| + 1), from
+    [Keskar et al., 2016](https://arxiv.org/abs/1609.04836), with A = I or, in a subspace, with p
+    random columns. The maximum is sought, as there, by a few L-BFGS-B iterations; they start at a
+    random interior point of the box, because a stationary point is one at which L-BFGS-B stops at
+    once. It works on y_i / (ε (|(A⁺x)_i| + 1)), so that one step may cross the box in every
+    direction, and the best point met counts.
+
+    The paper gives neither the law of A nor its scale: entries are N(0, 1), which agrees with the
+    size of its numbers, where columns of unit length would not. They are never stored (see
+    docs/sharpness.md for what that costs).
 
     The value depends on the surface's mode: with batch normalization the batch statistics of the
     paper and moving statistics differ by an order of magnitude. In float32 the difference of two
@@ -55,9 +81,16 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
     Args:
         surface: A `LossSurface`.
         epsilon: Relative size of the box; 1e-3 and 5e-4 in the paper.
-        subspace: `None`, the full space.
-        iterations: The most L-BFGS-B iterations; 10 in the paper.
-        seed: Seed of the random start.
+        subspace: `None`, the full space; p, the number of random columns (100 in the paper); or the
+            columns, an array `(n, p)`.
+        orthonormal: Whether the columns are made orthonormal, which makes the box √n times smaller.
+        draws: Number of random subspaces; their mean is the value.
+        iterations: The most iterations of each climb; 10 in the paper.
+        restarts: More climbs from other random starts; the best counts.
+        solver: `"l-bfgs-b"`; `"projected_gradient"`, which stays on the device and needs no work
+            arrays (scipy's are 25 numbers of 8 bytes for each weight; only in the full space); or
+            `"auto"`, the latter for more than 50 million weights.
+        seed: Seed of the columns and of the random starts.
 
     Returns:
         A `KeskarSharpness`; `.value` is φ, NaN for a loss of −1 or less, or one that is not
@@ -65,7 +98,9 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
         `.value` comes from the largest finite loss that was met.
 
     Raises:
-        ValueError: `epsilon` or `iterations` that is not positive.
+        ValueError: `epsilon`, `iterations`, `draws` or `subspace` that is not positive, `restarts`
+            below zero, a subspace larger than the space, an unknown solver, several draws or
+            orthonormal columns without a random subspace.
 
     Example:
 
@@ -79,85 +114,103 @@ def keskar_sharpness(surface, *, epsilon=1e-3, subspace=None, iterations=10, see
     """
     epsilon = positive("epsilon", epsilon)
     iterations = positive_integer("iterations", iterations)
-    if subspace is not None:
-        raise NotImplementedError(
-            "Expected `subspace=None`: the measure is made in the full space. "
-            f"Received: subspace={subspace!r}"
-        )
+    draws = positive_integer("draws", draws)
+    restarts = integer_from("restarts", restarts, 0)
     start = surface.params
-    weights = vectors.flatten(start)
-    box = epsilon * (np.abs(weights) + 1)
+    columns = _columns(subspace, start, draws, orthonormal, seed)
+    solver = _solver(solver, vectors.size(start), subspace)
     loss, gradient = surface.value_and_gradient(start)
-    rise = _Rise(surface, start, weights, box, loss)
-    known = math.isfinite(loss) and bool(np.all(np.isfinite(vectors.flatten(gradient))))
-    if known:
-        made = _maximize(rise, len(weights), iterations, np.random.default_rng(seed))
-        value = 100 * (rise.maximum - loss) / (1 + loss) if loss > -1 else math.nan
-    else:
-        made, value = 0, math.nan
+    known = math.isfinite(loss) and math.isfinite(vectors.norm(gradient))
+    del gradient
+    rng = np.random.default_rng(seed)
+    climbs, made = [], 0
+    for drawn in columns if known else ():
+        if solver == "projected_gradient":
+            climb = Climb(surface, Scaled(start, lambda x: ops.abs(x) + 1), loss)
+            for _ in range(restarts + 1):
+                z = vectors.scaled(epsilon, vectors.random_uniform(start, rng))
+                made += projected_gradient(climb, z, epsilon, "linf", iterations)
+        else:
+            box = FullBox(start, epsilon)
+            if drawn is not None:
+                box = SubspaceBox(start, epsilon, drawn, orthonormal)
+            climb = Climb(surface, box, loss)
+            for _ in range(restarts + 1):
+                made += lbfgsb(climb, rng.uniform(-1, 1, box.size), iterations)
+        climbs.append(climb)
+    values = [100 * (c.maximum - loss) / (1 + loss) if loss > -1 else math.nan for c in climbs]
     return KeskarSharpness(
-        value=value,
+        value=float(np.mean(values)) if known else math.nan,
+        stderr=float(np.std(values, ddof=1) / math.sqrt(draws)) if len(values) > 1 else None,
         loss=loss,
-        maximum=rise.maximum,
-        finite=rise.finite and known,
+        maximum=max((c.maximum for c in climbs), default=loss),
+        finite=known and all(c.finite for c in climbs),
         epsilon=epsilon,
+        subspace=None if columns[0] is None else columns[0].count,
+        orthonormal=bool(orthonormal),
+        draws=draws,
+        restarts=restarts,
+        solver=solver,
         iterations=made,
-        evaluations=rise.evaluations + 1,
+        evaluations=1 + sum(c.evaluations for c in climbs),
         seed=seed,
-        mode=surface.mode,
-        penalties=surface.penalties,
+        **origin(surface),
     )
 
 
-class _Rise:
-    """The rise of the loss over its value at the weights, on the box scaled to [-1, 1]."""
-
-    def __init__(self, surface, like, weights, box, loss):
-        self.surface, self.like, self.weights, self.box = surface, like, weights, box
-        self.loss, self.maximum = loss, loss
-        self.scale = None
-        self.finite, self.evaluations = True, 0
-
-    def __call__(self, z):
-        params = vectors.unflatten(self.weights + self.box * z, self.like)
-        loss, gradient = self.surface.value_and_gradient(params)
-        self.evaluations += 1
-        slope = self.box * vectors.flatten(gradient)
-        if not (math.isfinite(loss) and np.all(np.isfinite(slope))):
-            self.finite = False
-            raise _NotFinite
-        self.maximum = max(self.maximum, loss)
-        if self.scale is None:
-            # The box is tiny beside the loss: stretch the slope so that a step reaches its faces.
-            steepest = np.max(np.abs(slope))
-            self.scale = _STRETCH / steepest if steepest > 0 else 1.0
-        return -self.scale * (loss - self.loss), -self.scale * slope
+_MOST_FOR_LBFGSB = 50_000_000  # weights; its work arrays are then 10 GB
 
 
-_STRETCH = 1000.0
-
-
-class _NotFinite(Exception):
-    pass
-
-
-def _maximize(rise, size, iterations, rng):
-    from scipy.optimize import minimize
-
-    made = 0
-
-    def count(*_):
-        nonlocal made
-        made += 1
-
-    with contextlib.suppress(_NotFinite):
-        minimize(
-            rise,
-            rng.uniform(-1, 1, size),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-1, 1)] * size,
-            callback=count,
-            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
+def _solver(solver, size, subspace):
+    solver = one_of("solver", solver, SOLVERS)
+    if subspace is not None and solver == "projected_gradient":
+        raise ValueError(
+            "Expected `solver='l-bfgs-b'` in a subspace, where it needs no memory. "
+            f"Received: solver={solver!r}"
         )
-    return made
+    if solver != "auto":
+        return solver
+    large = subspace is None and size > _MOST_FOR_LBFGSB
+    return "projected_gradient" if large else "l-bfgs-b"
+
+
+def _columns(subspace, params, draws, orthonormal, seed):
+    """A matrix for each draw; `None` for the full space."""
+    size = vectors.size(params)
+    random = subspace is not None and np.ndim(subspace) == 0
+    if not random and draws > 1:
+        raise ValueError(
+            "Expected `subspace` to be a number of random columns where there are several draws. "
+            f"Received: draws={draws} and subspace={'an array' if np.ndim(subspace) else None}"
+        )
+    if subspace is None:
+        if orthonormal:
+            raise ValueError(
+                "Expected `subspace` to be given for `orthonormal=True`. Received: subspace=None"
+            )
+        return [None]
+    if random:
+        count = positive_integer("subspace", subspace)
+    else:
+        given = GivenColumns(_two_axes(subspace, size))
+        count = given.count
+    if count > size:
+        raise ValueError(
+            f"Expected `subspace` to be at most the number of weights, {size}. "
+            f"Received: subspace={count}"
+        )
+    if not random:
+        return [given]
+    double = any("64" in str(p.dtype) for p in params)
+    dtype = "float64" if double else "float32"
+    return [RandomColumns(size, count, (seed, draw), dtype) for draw in range(draws)]
+
+
+def _two_axes(columns, size):
+    columns = np.asarray(columns)
+    if columns.ndim != 2 or len(columns) != size:
+        raise ValueError(
+            f"Expected `subspace` to be a number, or columns of shape ({size}, p). "
+            f"Received: an array of shape {columns.shape}"
+        )
+    return columns

@@ -14,7 +14,8 @@ class Result:
     def scalars(self):
         """The numbers and flags of the result, as a dict of floats."""
         own = type(self).__annotations__  # before what many results share
-        names = sorted((f.name for f in dataclasses.fields(self)), key=lambda n: n not in own)
+        names = (f.name for f in dataclasses.fields(self))
+        names = sorted(names, key=lambda name: (name != "value", name not in own))
         fields = {name: getattr(self, name) for name in names}
         return {k: float(v) for k, v in fields.items() if isinstance(v, (int, float))}
 
@@ -26,6 +27,34 @@ class Result:
         )
 
     __hash__ = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class SharpnessResult(Result):
+    """What every measure of flatness says of where its numbers come from.
+
+    Attributes:
+        value: The measure.
+        loss: The loss at the weights.
+        evaluations: Passes over the data, for the loss or for the loss and its gradient.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    value: float
+    loss: float
+    evaluations: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+
+def origin(surface):
+    """What each result says of its surface."""
+    return {
+        "mode": surface.mode,
+        "penalties": surface.penalties,
+        "samples": surface.data.samples,
+    }
 
 
 def flat(name, result):
@@ -47,9 +76,12 @@ def flat(name, result):
 
 def _same(a, b):
     a, b = tree.flatten(a), tree.flatten(b)
-    return len(a) == len(b) and all(
-        np.array_equal(_array(x), _array(y)) for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(_equal(_array(x), _array(y)) for x, y in zip(a, b, strict=True))
+
+
+def _equal(x, y):
+    floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(y.dtype, np.floating)
+    return np.array_equal(x, y, equal_nan=floating)
 
 
 def _array(x):

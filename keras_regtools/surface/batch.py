@@ -9,6 +9,7 @@ from keras_regtools import backend
 from keras_regtools.layers.exact import exact_calls
 from keras_regtools.layers.recorder import silent_calls
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
+from keras_regtools.surface.answers import accuracy, normalized
 from keras_regtools.surface.loss import compiled_loss
 from keras_regtools.vectors import axpy
 
@@ -27,6 +28,7 @@ class BatchLoss:
         self.model, self.loss, self.penalties = model, loss, penalties
         self.training = mode == "training"
         self.batch_statistics = mode == "batch_statistics"
+        self.normalized = False  # whether the logits are
         self._chosen = [id(v) for v in chosen]
 
     def state(self, read=ops.convert_to_tensor):
@@ -55,13 +57,15 @@ class BatchLoss:
 
         return {
             "value": backend.mean_over(lambda *args: ([self(*args)], [])),
+            "accuracy": backend.mean_over(lambda *args: (self._with_accuracy(*args), [])),
+            "slopes": backend.mean_over(lambda *args: (self._slope_moments(*args), [])),
             "gradient": backend.mean_over(value_and_gradient),
             "hvp": backend.mean_over(lambda *args: ([], hvp(*args))),
             "gnvp": backend.mean_over(gauss_newton),
         }
 
     def __call__(self, params, fixed, state, x, y, sample_weight, exact=False):
-        outputs, added = self.call_model(params, fixed, state, x, exact)
+        outputs, added = self._call_model(params, fixed, state, x, exact)
         loss = self.loss(x, y, outputs, sample_weight, self.training)
         return self._plus(loss, added)
 
@@ -80,6 +84,10 @@ class BatchLoss:
                 self.model, trainable, state, x, self.training, return_losses=True
             )
         return outputs, added
+
+    def _call_model(self, *args):
+        outputs, added = self.call_model(*args)
+        return (normalized(self.loss, outputs) if self.normalized else outputs), added
 
     def shadows(self, exact=False):
         """`(layer, call)` for each layer that is to be called in another way than its own."""
@@ -128,12 +136,41 @@ class BatchLoss:
             loss = sum((ops.sum(ops.cast(term, loss.dtype)) for term in added), loss)
         return loss
 
+    def _with_accuracy(self, params, fixed, state, x, y, sample_weight):
+        outputs, added = self._call_model(params, fixed, state, x)
+        loss = self.loss(x, y, outputs, sample_weight, self.training)
+        return [self._plus(loss, added), accuracy(self.loss, y, outputs)]
+
+    def _slope_moments(self, params, v, fixed, state, x, y, sample_weight):
+        """E d² and E d⁴ of the derivatives d of the samples' losses along v, penalties included.
+
+        With weights s of the samples and a step t along v, n ∂²loss/∂s∂t is all of them at once.
+        """
+        samples = ops.shape(tree.flatten(x)[0])[0]
+        start = ops.zeros((), params[0].dtype)
+        ones = ops.ones((samples,), start.dtype)
+
+        def loss(arguments, params, v, fixed, state, x, y, sample_weight):
+            step, s = arguments
+            there = [p + ops.cast(step, p.dtype) * d for p, d in zip(params, v, strict=True)]
+            outputs, added = self._call_model(there, fixed, state, x)
+            weights = s if sample_weight is None else s * ops.cast(sample_weight, s.dtype)
+            value = self.loss(x, y, outputs, weights, self.training)
+            return self._plus(value, [term * ops.mean(s) for term in added])
+
+        along = [ops.ones_like(start), ops.zeros_like(ones)]
+        ((_, mixed),) = backend.hvp(loss)(
+            [start, ones], [along], params, v, fixed, state, x, y, sample_weight
+        )
+        slopes = mixed * ops.cast(samples, mixed.dtype)
+        return [ops.mean(slopes**2), ops.mean(slopes**4)]
+
     def _added(self, params, fixed, state, x, y, sample_weight):
-        _, added = self.call_model(params, fixed, state, x, exact=True)
+        _, added = self._call_model(params, fixed, state, x, True)
         return self._plus(ops.zeros((), keras.config.floatx()), added)
 
     def _outputs(self, params, fixed, state, x, y, sample_weight):
-        outputs, _ = self.call_model(params, fixed, state, x)
+        outputs, _ = self._call_model(params, fixed, state, x)
         self._like = tree.map_structure(lambda t: 0, outputs)
         return self.loss.natural(outputs)
 

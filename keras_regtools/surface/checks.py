@@ -64,7 +64,7 @@ def why_not_finite(surface, params):
     first = 0
     for number, (batch, count) in enumerate(surface.data.one_by_one(), 1):
         (value,), _ = surface.batch.functions["value"](
-            (params, *surface.batch.state(surface._read)), batch
+            (params, *surface.batch.state(surface.read)), batch
         )
         if not math.isfinite(value):
             return (
@@ -143,7 +143,7 @@ def _probes(surface):
 
     # The model's own call is what `stateless_call` makes.
     inner = [watched(suspect) for suspect in suspects if suspect is not surface.model]
-    fixed, state = batch.state(surface._read)
+    fixed, state = batch.state(surface.read)
     try:
         with backend.frozen_draws():
             outputs, _ = batch.call_model(surface.params, fixed, state, x, True, inner)

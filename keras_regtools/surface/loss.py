@@ -58,6 +58,12 @@ class Loss:
         return [_link(loss) for loss in losses]
 
     @property
+    def single(self):
+        """The one loss of one output; `None` if there are several or none."""
+        losses = tree.flatten(self._loss)
+        return losses[0] if len(losses) == 1 else None
+
+    @property
     def is_none(self):
         """Whether there is no compiled loss."""
         return self._loss is None
@@ -86,11 +92,16 @@ class _LossHead(keras.Model):
     """A model without layers: Keras' own way from outputs and targets to the loss, alone."""
 
 
-def _link(loss):
-    """`(inverse, link)`: from the outputs to what the loss is convex in, and back."""
+def kind(loss):
+    """The name of a loss, the same for a string, a function and an object."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-    name = getattr(loss, "__name__", type(loss).__name__).lower().replace("_", "")
+    return getattr(loss, "__name__", type(loss).__name__).lower().replace("_", "")
+
+
+def _link(loss):
+    """`(inverse, link)`: from the outputs to what the loss is convex in, and back."""
+    name = kind(loss)
     if not getattr(loss, "from_logits", False):
         if name in ("categoricalcrossentropy", "sparsecategoricalcrossentropy"):
             axis = getattr(loss, "axis", -1)

@@ -1,21 +1,22 @@
 """The loss surface: a model's loss over data, as a function of the weights."""
 
-import copy
 import warnings
 
 import numpy as np
 from keras import ops
 
-from keras_regtools.data import Batches
+from keras_regtools.data import as_batches
 from keras_regtools.surface import checks
+from keras_regtools.surface.answers import classifies, refuse_unless_it_classifies
 from keras_regtools.surface.batch import BatchLoss, chosen_variables, made_of, takes_any_batch
 from keras_regtools.surface.loss import Loss
+from keras_regtools.surface.views import Views
 from keras_regtools.validation import keras_model, one_of
 
 MODES = ("inference", "batch_statistics", "training")
 
 
-class LossSurface:
+class LossSurface(Views):
     """The loss of a model over data, as a function of the model's trainable variables.
 
     The model is never written to: its variables, seeds and optimizer are bit-identical after any
@@ -84,11 +85,8 @@ class LossSurface:
         self.variables = chosen_variables(model, layers)
         self._given_loss = loss
         self.batch = BatchLoss(model, Loss(model, loss), self.mode, self.penalties, self.variables)
-        if isinstance(x, Batches):
-            self.data = x
-        else:
-            self.data = Batches(x, y, sample_weight, batch_size=batch_size)
-        self.batch.take(self.data.first(_TRIED if takes_any_batch(model) else None))
+        self.data = as_batches(x, y, sample_weight, batch_size)
+        self._take_data()
         self.gradient_evaluations = 0
         self._made_of = made_of(model)
         self._restricted, self._weights = {}, {}
@@ -103,65 +101,14 @@ class LossSurface:
     def params(self):
         """A copy of those variables, in their order, read afresh each time."""
         return [
-            ops.convert_to_tensor(np.array(ops.convert_to_numpy(self._read(v))), dtype=v.dtype)
+            ops.convert_to_tensor(np.array(ops.convert_to_numpy(self.read(v))), dtype=v.dtype)
             for v in self.variables
         ]
 
-    def at(self, weights):
-        """The same surface where the model would be with other weights, a checkpoint's say.
-
-        Args:
-            weights: List of arrays as `model.get_weights()` gives them, moving statistics included.
-
-        Returns:
-            A `LossSurface` that shares what was traced; the model is not written to.
-
-        Raises:
-            ValueError: arrays of other shapes than the model's weights.
-        """
-        shapes = [tuple(v.shape) for v in self.model.weights]
-        received = [tuple(np.shape(w)) for w in weights]
-        if received != shapes:
-            raise ValueError(
-                "Expected `weights` to be a list of arrays shaped like the model's weights, "
-                f"{shapes}. Received: shapes {received}"
-            )
-        there = copy.copy(self)
-        there._weights = {
-            id(v): ops.convert_to_tensor(w, dtype=v.dtype)
-            for v, w in zip(self.model.weights, weights, strict=True)
-        }
-        return there
-
-    def _read(self, variable):
-        """The value of a variable of the model, where this surface looks from."""
-        return self._weights.get(id(variable), ops.convert_to_tensor(variable))
-
-    def restricted(self, layers):
-        """The surface over some layers or variables alone, the others held where the model is.
-
-        A restriction does not nest: `layers` is chosen from the whole model.
-
-        Args:
-            layers: As the constructor's.
-
-        Returns:
-            A `LossSurface`, which shares what was traced for the same layers before.
-        """
-        chosen = chosen_variables(self.model, layers)
-        key = tuple(id(v) for v in chosen)
-        if key not in self._restricted:
-            self._restricted[key] = LossSurface(
-                self.model,
-                self.data,
-                loss=self._given_loss,
-                mode=self.mode,
-                penalties=self.penalties,
-                layers=chosen,
-            )
-        restricted = copy.copy(self._restricted[key])
-        restricted._weights, restricted._searched = self._weights, self._searched
-        return restricted
+    @property
+    def classifies(self):
+        """Whether `value_and_accuracy` can be had."""
+        return classifies(self.batch.loss)
 
     def value(self, params=None):
         """The loss at `params`, as `model.evaluate` computes it.
@@ -174,6 +121,21 @@ class LossSurface:
             A float: the mean over the samples, with penalties unless they are left out.
         """
         return self._mean("value", self._checked(params))[0][0]
+
+    def value_and_accuracy(self, params=None):
+        """The loss at `params` and the share of right answers.
+
+        Args:
+            params: As for `value`.
+
+        Returns:
+            `(value, accuracy)`: two floats; the accuracy does not count sample weights.
+
+        Raises:
+            ValueError: a model that does not have one output and a loss that classifies.
+        """
+        refuse_unless_it_classifies(self.model, self.batch.loss)
+        return tuple(self._mean("accuracy", self._checked(params))[0])
 
     def value_and_gradient(self, params=None):
         """The loss at `params` and its gradient.
@@ -229,6 +191,19 @@ class LossSurface:
         """
         return self._products("gnvp", params, v)
 
+    def slope_moments(self, v, params=None):
+        """Moments of the derivative of each sample's loss along a vector: E⟨v, ∇ℓ⟩², E⟨v, ∇ℓ⟩⁴.
+
+        Args:
+            v: A vector: a list of tensors or arrays shaped like `params`.
+            params: As for `value`.
+
+        Returns:
+            Two floats, means over the samples.
+        """
+        args = self._checked(v, "v"), self._checked(params)
+        return tuple(self._mean("slopes", *args)[0])
+
     def check(self):
         """Look for what would make the surface wrong: chance in data or layers, hidden curvature.
 
@@ -250,6 +225,9 @@ class LossSurface:
         """Whether the model's compiled loss and trainable variables are those of the beginning."""
         return self._made_of == made_of(self.model)
 
+    def _take_data(self):
+        self.batch.take(self.data.first(_TRIED if takes_any_batch(self.model) else None))
+
     def _products(self, kind, params, v):
         params = self._checked(params)
         several = isinstance(v, (list, tuple)) and v and isinstance(v[0], (list, tuple))
@@ -270,7 +248,7 @@ class LossSurface:
 
     def _mean(self, kind, params, *args):
         function = self.batch.functions[kind]
-        return function((params, *args, *self.batch.state(self._read)), self.data)
+        return function((params, *args, *self.batch.state(self.read)), self.data)
 
     def _checked(self, params, name="params"):
         if params is None and name == "params":

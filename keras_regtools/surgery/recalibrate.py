@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.data import Batches
@@ -42,37 +42,67 @@ def recalibrate(model, x, *, batch_size=256):
     >>> float(layer.moving_mean[0]), float(layer.moving_variance[0])
     (2.0, 1.0)
     """
-    layers = [
-        layer
-        for layer in all_layers(keras_model(model))
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if not layers:
+    statistics = MovingStatistics(keras_model(model))
+    if not statistics.layers:
         raise ValueError(
             "Expected a model with batch normalization. "
             f"Received: the model {model.name!r}, which has none"
         )
-    batch_moments = backend.jit(lambda params, *args: _batch_moments(model, layers, params, *args))
-    totals = {}
-    for inputs, _, _, count in Batches(x, batch_size=batch_size):
-        found = batch_moments(
-            [ops.convert_to_tensor(v) for v in model.trainable_variables],
-            [ops.convert_to_tensor(v) for v in model.non_trainable_variables],
-            tree.map_structure(ops.convert_to_tensor, inputs),
-        )
-        for index, uses in found.items():
-            for mean, variance, share in uses:
-                mean = np.asarray(ops.convert_to_numpy(mean), "float64")
-                square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
-                seen = count * float(ops.convert_to_numpy(share))
-                total = totals.get(index, (0, 0.0, 0.0))
-                new = (seen, seen * mean, seen * square)
-                totals[index] = tuple(a + b for a, b in zip(total, new, strict=True))
-    for index, (count, mean, square) in totals.items():
-        if count > 0:
-            layers[int(index)].moving_mean.assign(mean / count)
-            layers[int(index)].moving_variance.assign(square / count - (mean / count) ** 2)
+    for variable, value in statistics(Batches(x, batch_size=batch_size)):
+        variable.assign(value)
     return model
+
+
+class MovingStatistics:
+    """The statistics of data in every batch normalization of a model, which is not written to.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Attributes:
+        layers: Its batch normalization layers.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.layers = [
+            layer
+            for layer in all_layers(model)
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        self._moments = backend.jit(
+            lambda params, *args: _batch_moments(self.model, self.layers, params, *args)
+        )
+
+    def __call__(self, batches, read=ops.convert_to_tensor):
+        """What the moving statistics should be.
+
+        Args:
+            batches: `Batches`; targets are ignored.
+            read: Gives the value of a variable, where the model itself is not to be taken.
+
+        Returns:
+            List of pairs `(variable, array)`.
+        """
+        params = [read(v) for v in self.model.trainable_variables]
+        state = [read(v) for v in self.model.non_trainable_variables]
+        totals = {}
+        for inputs, _, _, count in batches.tensors():
+            for index, uses in self._moments(params, state, inputs).items():
+                for mean, variance, share in uses:
+                    mean = np.asarray(ops.convert_to_numpy(mean), "float64")
+                    square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
+                    seen = count * float(ops.convert_to_numpy(share))
+                    total = totals.get(index, (0, 0.0, 0.0))
+                    new = (seen, seen * mean, seen * square)
+                    totals[index] = tuple(a + b for a, b in zip(total, new, strict=True))
+        found = []
+        for index, (count, mean, square) in totals.items():
+            if count > 0:
+                layer = self.layers[int(index)]
+                found.append((layer.moving_mean, mean / count))
+                found.append((layer.moving_variance, square / count - (mean / count) ** 2))
+        return found
 
 
 def _batch_moments(model, layers, params, state, x):

@@ -1,0 +1,142 @@
+"""Sharpness during a fit: the measures of flatness by name."""
+
+import functools
+import inspect
+
+from keras_regtools import measures as catalogue
+from keras_regtools.callbacks.measure import Measure
+from keras_regtools.validation import named_callables, one_of, positive, positive_integer
+
+NAMED = {
+    "keskar": catalogue.keskar_sharpness,
+    "sam": catalogue.sam_sharpness,
+    "asam": catalogue.asam_sharpness,
+    "average": catalogue.average_sharpness,
+    "adaptive_average": functools.partial(catalogue.average_sharpness, adaptive=True),
+    "worst": catalogue.worst_sharpness,
+    "adaptive_worst": functools.partial(catalogue.worst_sharpness, adaptive=True),
+    "pac_bayes": catalogue.pac_bayes_sharpness,
+    "relative_flatness": catalogue.relative_flatness,
+    "fisher_rao": catalogue.fisher_rao_norm,
+    "eigenvalue": catalogue.hessian_eigenvalues,
+    "trace": catalogue.hessian_trace,
+    "weight_norm": catalogue.weight_norm,
+    "weight_distance": catalogue.weight_distance,  # from where the fit began
+}
+
+
+class Sharpness(Measure):
+    """Measures of flatness during a fit, as `sharpness/<name>` in the logs and the records.
+
+    By default Keskar's, on a fixed subsample of 1,024 samples, every fifth epoch, with the batch
+    statistics that Keskar et al. measured with.
+
+    Args:
+        x, y, sample_weight: The data to measure on, as `fit` takes them; a part of the training
+            data.
+        measures: A name, a list of names, or a dict from names to callables
+            `(surface) -> result`. The names are `"keskar"`, `"sam"`, `"asam"`, `"average"`,
+            `"adaptive_average"`, `"worst"`, `"adaptive_worst"`, `"pac_bayes"`,
+            `"relative_flatness"`, `"fisher_rao"`, `"eigenvalue"`, `"trace"`, `"weight_norm"` and
+            `"weight_distance"` (from where the fit began), each with its own defaults.
+        every: Measure in every `every`-th epoch, beginning with the first.
+        every_steps: Measure every so many training steps instead.
+        not_finite: What is logged for a number that is not finite, as for `Measure`.
+        samples: Size of the subsample; `None` uses all data.
+        epsilon: Relative size of the box, for `"keskar"`.
+        iterations: L-BFGS-B iterations, for `"keskar"`.
+        mode, batch_size, penalties: Those of the `LossSurface`.
+        seed: Seed of the subsample and of what is random in the named measures.
+
+    Raises:
+        TypeError, ValueError: as `Measure`, for an unknown name, and for an `epsilon` or
+            `iterations` that is not positive.
+
+    Reference:
+        [Keskar et al., 2016](https://arxiv.org/abs/1609.04836); for the others see `measures`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.ones((8, 1), "float32")
+    >>> sharpness = Sharpness(x, x, measures=["keskar", "sam"])
+    >>> history = model.fit(x, x, epochs=2, callbacks=[sharpness], verbose=0)
+    >>> first, second = history.history["sharpness/keskar"]
+    >>> first > 0 and first == second
+    True
+    """
+
+    def __init__(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        measures="keskar",
+        every=5,
+        every_steps=None,
+        not_finite=float("nan"),
+        samples=1024,
+        epsilon=1e-3,
+        iterations=10,
+        mode="batch_statistics",
+        batch_size=256,
+        penalties=True,
+        seed=0,
+    ):
+        keskar = {
+            "epsilon": positive("epsilon", epsilon),
+            "iterations": positive_integer("iterations", iterations),
+        }
+        self._begun = _DistanceFromTheBeginning()
+        chosen = {}
+        for name, measure in _chosen(measures).items():
+            if measure is catalogue.weight_distance:
+                measure = self._begun
+            elif isinstance(measures, (str, list, tuple)):
+                takes = inspect.signature(measure).parameters
+                settings = {"seed": seed, **(keskar if name == "keskar" else {})}
+                settings = {k: v for k, v in settings.items() if k in takes}
+                measure = functools.partial(measure, **settings)
+            chosen[f"sharpness/{name}"] = measure
+        super().__init__(
+            chosen,
+            x,
+            y,
+            sample_weight,
+            every=every,
+            every_steps=every_steps,
+            not_finite=not_finite,
+            samples=samples,
+            mode=mode,
+            batch_size=batch_size,
+            penalties=penalties,
+            seed=seed,
+            name="sharpness",
+        )
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._begun.start = self.model.get_weights()
+
+
+def _chosen(measures):
+    """A dict from names to measures."""
+    if isinstance(measures, str):
+        measures = [measures]
+    if not isinstance(measures, (list, tuple)):
+        return named_callables("measures", measures)
+    if not measures:
+        raise ValueError("Expected at least one measure. Received: measures=[]")
+    return {name: NAMED[one_of("measures", name, tuple(NAMED))] for name in measures}
+
+
+class _DistanceFromTheBeginning:
+    """`weight_distance` from where the fit began."""
+
+    start = None
+
+    def __call__(self, surface):
+        return catalogue.weight_distance(surface, self.start)

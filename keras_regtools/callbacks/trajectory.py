@@ -1,0 +1,62 @@
+"""Keep the weights that a fit goes through."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_regtools.callbacks.recording import RecordingCallback
+from keras_regtools.validation import positive_integer
+
+
+class WeightTrajectory(RecordingCallback):
+    """Keep a copy of the trainable weights at the beginning and after epochs.
+
+    `landscape.principal_directions` finds the plane in which they moved most, and
+    `landscape.loss_plane` draws them there. The distance from the beginning goes into the records
+    as `weights/distance`. The copies are in main memory, one of the model's size for each epoch.
+
+    Args:
+        every: Keep those of every `every`-th epoch, beginning with the first.
+
+    Attributes:
+        weights: List of lists of arrays, in the order of `model.trainable_variables`; the first
+            ones are those at the beginning.
+        epochs: How many epochs had been trained at each of them, 0 for the first.
+
+    Raises:
+        ValueError: `every` below 1.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x, trajectory = np.ones((8, 1)), WeightTrajectory()
+    >>> history = model.fit(x, x, epochs=3, callbacks=[trajectory], verbose=0)
+    >>> trajectory.epochs
+    [0, 1, 2, 3]
+    """
+
+    def __init__(self, every=1):
+        super().__init__("trajectory")
+        self.every = positive_integer("every", every)
+        self.weights, self.epochs = [], []
+
+    def on_train_begin(self, logs=None):
+        self.weights, self.epochs = [], []
+        self._keep(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if len(self.epochs) == 1 or epoch + 1 - self.epochs[-1] >= self.every:
+            with self.timed(epoch):
+                self._keep(epoch + 1)
+                pairs = zip(self.weights[-1], self.weights[0], strict=True)
+                square = sum(float(np.sum(np.square(a - b, dtype="float64"))) for a, b in pairs)
+                self.record(epoch, {"weights/distance": math.sqrt(square)})
+
+    def _keep(self, epochs):
+        variables = self.model.trainable_variables
+        # A copy: on TensorFlow and PyTorch what is read follows the variable.
+        self.weights.append([np.array(ops.convert_to_numpy(v)) for v in variables])
+        self.epochs.append(epochs)

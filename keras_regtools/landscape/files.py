@@ -1,0 +1,144 @@
+"""Grids in files that numpy reads without us: kept as they grow, so that they can be resumed."""
+
+import json
+import os
+import pathlib
+import time
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_regtools.measures.result import frozen
+
+
+def fill(names, shape, evaluate, file, same, described, verbose):
+    """Evaluate every point of a grid, going on where the file left off.
+
+    Args:
+        names: The quantities.
+        shape: Shape of the grid.
+        evaluate: From an index of the grid to a dict of floats.
+        file: A path that ends in `.npz`, or `None`.
+        same: Dict of what must agree with the file for its points to be of the same grid.
+        described: Dict of arrays and texts that are kept beside the quantities.
+        verbose: 1 draws a progress bar.
+
+    Returns:
+        Dict from each name to a read-only array.
+    """
+    values = {name: np.full(shape, np.nan) for name in names}
+    done = np.zeros(shape, bool)
+    path = _path(file)
+    if path is not None and path.exists():
+        _take_over(path, same, values, done)
+    kept = {**described, "same": json.dumps(same)}
+    bar = keras.utils.Progbar(done.size, verbose=verbose, unit_name="point")
+    last = time.monotonic()
+    try:
+        for number, index in enumerate(np.ndindex(*shape), 1):
+            if not done[index]:
+                for name, value in evaluate(index).items():
+                    values[name][index] = value
+                done[index] = True
+                if path is not None and time.monotonic() - last > _SECONDS:
+                    _write(path, values, done, kept)
+                    last = time.monotonic()
+            bar.update(number)
+    finally:
+        if path is not None:
+            _write(path, values, done, kept)
+    return {name: frozen(array) for name, array in values.items()}
+
+
+_SECONDS = 10.0  # between two writes
+
+
+def fingerprint(tensors):
+    """A short number that other weights would not have."""
+    total = 0
+    for t in tensors:
+        total = zlib.crc32(np.ascontiguousarray(ops.convert_to_numpy(t)), total)
+    return total
+
+
+def load(path):
+    """Read a line or a plane that was kept in a file.
+
+    The file is a plain `.npz`: `numpy.load(path)["loss"]` reads it without this package.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A `LossLine` or a `LossPlane`; what was not computed yet is NaN.
+
+    Raises:
+        ValueError: a file that holds neither.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface, landscape
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.ones((1, 1))])
+    >>> surface = LossSurface(model, np.ones((1, 1)), np.zeros((1, 1)), loss="mse")
+    >>> path = os.path.join(tempfile.mkdtemp(), "line.npz")
+    >>> line = landscape.loss_line(surface, direction=[np.ones((1, 1))], points=3, file=path)
+    >>> load(path).loss
+    array([0., 1., 4.])
+    """
+    from keras_regtools.landscape.line import LossLine
+    from keras_regtools.landscape.plane import LossPlane
+
+    with np.load(path, allow_pickle=False) as file:
+        held = {name: file[name] for name in file.files}
+    kinds = {"line": LossLine, "plane": LossPlane}
+    kind = kinds.get(str(held.pop("kind", "")))
+    if kind is None:
+        raise ValueError(
+            f"Expected a file of a line or a plane. Received: {os.fspath(path)!r} with the arrays "
+            f"{sorted(held)}"
+        )
+    settings = json.loads(str(held.pop("settings")))
+    held = {k: frozen(v) for k, v in held.items() if k not in ("same", "done")}
+    return kind(**held, **settings)
+
+
+def _path(file):
+    if file is None:
+        return None
+    path = pathlib.Path(file)
+    if path.suffix != ".npz":
+        raise ValueError(f"Expected `file` to end in '.npz'. Received: file={os.fspath(file)!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _take_over(path, same, values, done):
+    with np.load(path, allow_pickle=False) as file:
+        held = json.loads(str(file["same"])) if "same" in file.files else {}
+        other = [k for k in same if not _agree(held.get(k), same[k])]
+        if other:
+            raise ValueError(
+                "Expected `file` to be new, or to hold a part of the same grid. Received: "
+                f"{os.fspath(path)!r}, made with other {', '.join(other)}"
+            )
+        for name, array in values.items():
+            array[...] = file[name]
+        done[...] = file["done"]
+
+
+def _agree(a, b):
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or abs(a - b) <= 1e-4 * max(abs(a), abs(b))
+    return a == b
+
+
+def _write(path, values, done, kept):
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **values, done=done, **kept)
+    os.replace(partial, path)  # a file that was cut off while written is no file

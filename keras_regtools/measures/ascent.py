@@ -1,0 +1,169 @@
+"""Climb the loss in a box or a ball: by L-BFGS-B, or by projected gradients on the device."""
+
+import contextlib
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_regtools import vectors
+
+NORMS = ("l2", "linf")
+
+
+class Climb:
+    """The loss in the coordinates of a space, and what was met on the way.
+
+    Args:
+        surface: A `LossSurface`.
+        space: `point(z)` gives the weights, `slope(gradient)` the derivatives by z.
+        loss: The loss at the weights.
+
+    Attributes:
+        maximum: The largest finite loss, `loss` at least.
+        finite: Whether every loss and derivative was finite.
+        evaluations: How many there were.
+    """
+
+    def __init__(self, surface, space, loss):
+        self.surface, self.space = surface, space
+        self.loss = self.maximum = loss
+        self.finite, self.evaluations = True, 0
+
+    def __call__(self, z):
+        """The loss and its derivatives at z; raises `NotFinite`."""
+        loss, gradient = self.surface.value_and_gradient(self.space.point(z))
+        self.evaluations += 1
+        slope = self.space.slope(gradient)
+        if math.isfinite(loss):
+            self.maximum = max(self.maximum, loss)
+        if not (math.isfinite(loss) and math.isfinite(_length(slope))):
+            self.finite = False
+            raise NotFinite
+        return loss, slope
+
+
+class NotFinite(Exception):
+    """A loss that is not finite: the climb ends."""
+
+
+def _length(slope):
+    if isinstance(slope, np.ndarray):
+        return float(np.max(np.abs(slope)))
+    return vectors.norm(slope)
+
+
+def lbfgsb(climb, start, iterations):
+    """Climb from `start` in [-1, 1]ⁿ by L-BFGS-B.
+
+    Returns:
+        The number of iterations made, at most `iterations`.
+    """
+    from scipy.optimize import Bounds, minimize
+
+    made, scale = 0, None
+
+    def count(*_):
+        nonlocal made
+        made += 1
+
+    def fall(z):
+        nonlocal scale
+        loss, slope = climb(z)
+        if scale is None:
+            # The box is tiny beside the loss: stretch the slope so that a step reaches its faces.
+            steepest = _length(slope)
+            scale = _STRETCH / steepest if steepest > 0 else 1.0
+        slope *= -scale
+        return -scale * (loss - climb.loss), slope
+
+    with contextlib.suppress(NotFinite):
+        minimize(
+            fall,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=Bounds(-1.0, 1.0),
+            callback=count,
+            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
+        )
+    return made
+
+
+_STRETCH = 1000.0
+
+
+def projected_gradient(climb, z, radius, norm, iterations):
+    """Climb from `z` in the ball of a norm by projected gradients with momentum.
+
+    APGD of [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690): the first steps are twice the
+    radius, and they are halved, going on from the best point, where the loss no longer grows.
+
+    Args:
+        climb: A `Climb` in a space of lists of tensors.
+        z: List of tensors, the start.
+        radius: That of the ball around zero.
+        norm: One of `NORMS`.
+        iterations: Steps, one evaluation each; the start is one more.
+
+    Returns:
+        The number of steps made.
+    """
+    steepest, project = (_unit, _into_ball) if norm == "l2" else (_signs, _into_box)
+    made = 0
+    with contextlib.suppress(NotFinite):
+        loss, slope = climb(z)
+        best = at_last = loss
+        best_place, before = (z, slope), z
+        step, halved, grew, since = 2 * radius, False, 0, 0
+        for made in range(1, iterations + 1):
+            ahead = project(vectors.axpy(step, steepest(slope), z), radius)
+            if made > 1:
+                mixed = [
+                    b + _MOMENTUM * (a - b) + (1 - _MOMENTUM) * (b - c)
+                    for a, b, c in zip(ahead, z, before, strict=True)
+                ]
+                ahead = project(mixed, radius)
+            before, z = z, ahead
+            previous, (loss, slope) = loss, climb(z)
+            grew, since = grew + (loss > previous), since + 1
+            if loss > best:
+                best, best_place = loss, (z, slope)
+            if made in _checkpoints(iterations):
+                stalled = not halved and best <= at_last
+                halved = grew < 0.75 * since or stalled
+                if halved:
+                    step /= 2
+                    (z, slope), loss = best_place, best
+                    before = z
+                at_last, grew, since = best, 0, 0
+    return made
+
+
+_MOMENTUM = 0.75
+
+
+def _checkpoints(iterations):
+    places, before, now = set(), 0.0, 0.22
+    while now <= 1:
+        places.add(math.ceil(now * iterations))
+        before, now = now, now + max(now - before - 0.03, 0.06)
+    return places
+
+
+def _unit(slope):
+    length = vectors.norm(slope)
+    return vectors.scaled(1 / length, slope) if length > 0 else slope
+
+
+def _signs(slope):
+    return [ops.sign(g) for g in slope]
+
+
+def _into_ball(z, radius):
+    length = vectors.norm(z)
+    return vectors.scaled(radius / length, z) if length > radius else z
+
+
+def _into_box(z, radius):
+    return [ops.clip(d, -radius, radius) for d in z]

@@ -1,0 +1,147 @@
+"""How far the loss rises by one step up the gradient: what sharpness-aware minimization lowers."""
+
+import dataclasses
+import math
+
+from keras import ops
+
+from keras_regtools import vectors
+from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.validation import non_negative, positive, positive_integer
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class SAMSharpness(SharpnessResult):
+    """Result of `sam_sharpness` and `asam_sharpness`.
+
+    Attributes:
+        value: The rise of the loss; with `m`, its mean over the batches.
+        stderr: The standard error of that mean over the batches; `None` without `m`.
+        rho, m: As given.
+        adaptive: Whether the step was scaled by the weights (ASAM).
+        finite: Whether every loss was finite.
+        loss, evaluations, mode, penalties, samples: As in every measure of flatness.
+    """
+
+    stderr: float | None
+    rho: float
+    m: int | None
+    adaptive: bool
+    finite: bool
+
+
+def sam_sharpness(surface, *, rho=0.05, m=None):
+    """The rise of the loss by a step of length ρ up the gradient: L(w + ρ g/‖g‖) − L(w).
+
+    From [Foret et al., 2020](https://arxiv.org/abs/2010.01412), whose ρ is 0.05. With `m` it is
+    their m-sharpness: each batch of m samples takes a step of its own, and the mean counts.
+
+    Args:
+        surface: A `LossSurface`.
+        rho: Length of the step.
+        m: Samples per batch, for surfaces of arrays; `None` for one step of all data. In the mode
+            `"batch_statistics"` the batches then also give the statistics.
+
+    Returns:
+        A `SAMSharpness`. Where the gradient is zero, so is the rise.
+
+    Raises:
+        ValueError: `rho` or `m` that is not positive, or `m` for a dataset, which has batches of
+            its own.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[2.0]])])
+    >>> surface = LossSurface(model, np.array([[1.0]]), np.array([0.0]), loss="mse")
+    >>> round(sam_sharpness(surface).value, 4)  # 2.05² − 2²
+    0.2025
+    """
+    return _sharpness(surface, positive("rho", rho), m, None)
+
+
+def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
+    """The rise of the loss by a step that is scaled by the weights: L(w + ρ T²g/‖T g‖) − L(w).
+
+    T = |w| + η for kernels and 1 for what has one axis or none, as biases: the adaptive sharpness
+    of [Kwon et al., 2021](https://arxiv.org/abs/2102.11600), which a rescaling of the weights that
+    leaves the function alone does not change, but for η.
+
+    Args:
+        surface: A `LossSurface`.
+        rho: Length of the step in the scaled coordinates; 0.5 in the paper.
+        eta: What is added to |w|; 0.01 in the paper.
+        m: As for `sam_sharpness`.
+
+    Returns:
+        A `SAMSharpness`.
+
+    Raises:
+        ValueError: `rho` or `m` that is not positive, `eta` below zero, or `m` for a dataset.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[2.0]])])
+    >>> surface = LossSurface(model, np.array([[1.0]]), np.array([0.0]), loss="mse")
+    >>> round(asam_sharpness(surface, rho=0.1, eta=0.0).value, 4)  # 2.2² − 2²
+    0.84
+    """
+    eta = non_negative("eta", eta)
+
+    def scale(w):
+        return ops.abs(w) + eta if len(w.shape) > 1 else ops.ones_like(w)
+
+    return _sharpness(surface, positive("rho", rho), m, scale)
+
+
+def _sharpness(surface, rho, m, scale):
+    params = surface.params
+    parts = [(surface, 1)]
+    if m is not None:
+        m = positive_integer("m", m)
+        batches = surface.data.rebatched(m).one_by_one()
+        parts = ((surface.over(batch), count) for batch, count in batches)
+    rises, losses, counts = [], [], []
+    for part, count in parts:
+        loss, gradient = part.value_and_gradient(params)
+        step = _step(params, gradient, rho, scale)
+        rises.append(part.value(vectors.axpy(1.0, step, params)) - loss)
+        losses.append(loss)
+        counts.append(count)
+    value, loss = _mean(rises, counts), _mean(losses, counts)
+    stderr = None
+    if m is not None:
+        spread = _mean([(rise - value) ** 2 for rise in rises], counts)
+        stderr = math.sqrt(spread / (len(rises) - 1)) if len(rises) > 1 else math.nan
+    return SAMSharpness(
+        value=value,
+        stderr=stderr,
+        loss=loss,
+        rho=rho,
+        m=m,
+        adaptive=scale is not None,
+        finite=math.isfinite(value),
+        evaluations=2,
+        **origin(surface),
+    )
+
+
+def _step(params, gradient, rho, scale):
+    if scale is None:
+        length = vectors.norm(gradient)
+        return vectors.scaled(rho / length if length > 0 else 0.0, gradient)
+    scales = [scale(w) for w in params]
+    slope = [t * g for t, g in zip(scales, gradient, strict=True)]
+    length = vectors.norm(slope)
+    step = vectors.scaled(rho / length if length > 0 else 0.0, slope)
+    return [t * s for t, s in zip(scales, step, strict=True)]
+
+
+def _mean(values, counts):
+    total = sum(counts)
+    return sum(v * count for v, count in zip(values, counts, strict=True)) / total

@@ -1,0 +1,124 @@
+"""Where the weights are, beside how flat it is there: their length, and how far they came."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_regtools import vectors
+from keras_regtools.measures.result import Result, origin
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class WeightDistance(Result):
+    """Result of `weight_norm` and `weight_distance`.
+
+    Attributes:
+        value: The Euclidean length.
+        relative: It over the length of the weights that the distance is from; 1 for the norm.
+        largest: The largest absolute entry.
+        size: The number of weights.
+        mode, penalties, samples: Those of the surface; they do not change it.
+    """
+
+    value: float
+    relative: float
+    largest: float
+    size: int
+    mode: str
+    penalties: bool
+    samples: int | None
+
+
+def weight_norm(surface):
+    """The Euclidean norm of the weights, ‖w‖.
+
+    Args:
+        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
+
+    Returns:
+        A `WeightDistance`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[3.0], [4.0]])])
+    >>> weight_norm(LossSurface(model, np.ones((1, 2)), np.ones(1), loss="mse")).value
+    5.0
+    """
+    return _distance(surface, surface.params, None)
+
+
+def weight_distance(surface, start):
+    """The distance of the weights from others, ‖w − w₀‖: the initial ones, say.
+
+    Args:
+        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
+        start: The other weights: a model of the same structure, a list of arrays as
+            `model.get_weights()` gives them, or one like `surface.params`.
+
+    Returns:
+        A `WeightDistance`.
+
+    Raises:
+        ValueError: weights of another structure.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[3.0], [4.0]])])
+    >>> surface = LossSurface(model, np.ones((1, 2)), np.ones(1), loss="mse")
+    >>> weight_distance(surface, [np.array([[3.0], [1.0]])]).value
+    3.0
+    """
+    there, _ = weights_of(surface, start, "start")
+    return _distance(surface, vectors.axpy(-1.0, there, surface.params), there)
+
+
+def weights_of(surface, other, name):
+    """Other weights, as a list like `surface.params`, and pairs of what else a model holds.
+
+    Args:
+        surface: A `LossSurface`.
+        other: A model, `get_weights()` of one, or a list like `surface.params`.
+        name: Of the argument, for the error.
+
+    Returns:
+        `(params, pairs)`, the latter of `(variable, value)` for the variables that the surface is
+        not a function of; empty where `other` does not tell.
+    """
+    weights = other.get_weights() if isinstance(other, keras.Model) else list(other)
+    shapes = [tuple(np.shape(w)) for w in weights]
+    own = [tuple(v.shape) for v in surface.variables]
+    every = [tuple(v.shape) for v in surface.model.weights]
+    if shapes == every:
+        values = {id(v): w for v, w in zip(surface.model.weights, weights, strict=True)}
+        chosen = {id(v) for v in surface.variables}
+        others = [(v, values[id(v)]) for v in surface.model.weights if id(v) not in chosen]
+        weights = [values[id(v)] for v in surface.variables]
+    elif shapes == own:
+        others = []
+    else:
+        raise ValueError(
+            f"Expected `{name}` to have the structure of the model {surface.model.name!r}, weights "
+            f"of the shapes {every}. Received: shapes {shapes}"
+        )
+    arrays = (np.array(keras.ops.convert_to_numpy(w)) for w in weights)
+    pairs = zip(arrays, surface.variables, strict=True)
+    return [keras.ops.convert_to_tensor(w, v.dtype) for w, v in pairs], others
+
+
+def _distance(surface, vector, start):
+    length = vectors.norm(vector)
+    reference = length if start is None else vectors.norm(start)
+    return WeightDistance(
+        value=length,
+        relative=length / reference if reference > 0 else float("nan"),
+        largest=max(float(np.max(np.abs(keras.ops.convert_to_numpy(t)))) for t in vector),
+        size=vectors.size(vector),
+        **origin(surface),
+    )

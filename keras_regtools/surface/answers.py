@@ -1,0 +1,84 @@
+"""Outputs that stand for classes: which of them are right, and their logits at one scale."""
+
+from keras import ops, tree
+
+from keras_regtools.surface.loss import kind
+
+
+def accuracy(loss, y, outputs):
+    """The share of right answers, a scalar; sample weights do not count.
+
+    Args:
+        loss: A `Loss` that `refuse_unless_it_classifies` accepted.
+        y, outputs: Targets and outputs of a batch.
+    """
+    (y,), (outputs,) = tree.flatten(y), tree.flatten(outputs)
+    right = _RIGHT[kind(loss.single)](y, outputs, loss.single)
+    return ops.mean(ops.cast(right, "float32"))
+
+
+def normalized(loss, outputs):
+    """The outputs with the logits behind them divided by their spread in each sample."""
+    z = [t / ops.maximum(ops.std(t, -1, keepdims=True), 1e-12) for t in loss.natural(outputs)]
+    return loss.from_natural(z, outputs)
+
+
+def classifies(loss):
+    """Whether there is a share of right answers."""
+    return kind(loss.single) in _RIGHT
+
+
+def refuse_unless_it_classifies(model, loss):
+    """Raise if there is no share of right answers."""
+    if not classifies(loss):
+        raise ValueError(
+            "Expected a model whose accuracy can be computed: one output and a cross-entropy or "
+            f"hinge loss. Received: the model {model.name!r} with {_received(loss)}"
+        )
+
+
+def refuse_unless_categorical(model, loss):
+    """Raise if there are no logits of classes."""
+    if "categorical" not in kind(loss.single):
+        raise ValueError(
+            "Expected a model whose logits can be normalized: one output and a categorical "
+            f"cross-entropy. Received: the model {model.name!r} with {_received(loss)}"
+        )
+
+
+def _received(loss):
+    return "several losses" if loss.single is None else f"the loss {kind(loss.single)!r}"
+
+
+def _of_classes(y, outputs, loss):
+    return ops.argmax(y, -1) == ops.argmax(outputs, -1)
+
+
+def _of_labels(y, outputs, loss):
+    if len(y.shape) == len(outputs.shape):
+        y = ops.squeeze(y, -1)
+    answers = ops.argmax(outputs, -1)
+    return ops.cast(y, answers.dtype) == answers
+
+
+def _of_probabilities(y, outputs, loss):
+    edge = 0.0 if getattr(loss, "from_logits", False) else 0.5
+    y = ops.reshape(ops.cast(y, outputs.dtype), ops.shape(outputs))
+    return (y > 0.5) == (outputs > edge)
+
+
+def _of_signs(y, outputs, loss):
+    y = ops.reshape(ops.cast(y, outputs.dtype), ops.shape(outputs))
+    return (y > 0) == (outputs > 0)
+
+
+_RIGHT = {  # by the kind of loss
+    "sparsecategoricalcrossentropy": _of_labels,
+    "categoricalcrossentropy": _of_classes,
+    "categoricalfocalcrossentropy": _of_classes,
+    "categoricalhinge": _of_classes,
+    "binarycrossentropy": _of_probabilities,
+    "binaryfocalcrossentropy": _of_probabilities,
+    "hinge": _of_signs,
+    "squaredhinge": _of_signs,
+}

@@ -1,0 +1,115 @@
+"""Other surfaces made from one: at other weights, over other data, of a part of the weights."""
+
+import copy
+
+import numpy as np
+from keras import ops
+
+from keras_regtools.data import as_batches
+from keras_regtools.surface.answers import refuse_unless_categorical
+from keras_regtools.surface.batch import chosen_variables
+
+
+class Views:
+    """What a `LossSurface` can be turned into; each shares what was traced."""
+
+    def at(self, weights):
+        """The same surface where the model would be with other weights, a checkpoint's say.
+
+        Args:
+            weights: List of arrays as `model.get_weights()` gives them, moving statistics included.
+
+        Returns:
+            A `LossSurface` that shares what was traced; the model is not written to.
+
+        Raises:
+            ValueError: arrays of other shapes than the model's weights.
+        """
+        shapes = [tuple(v.shape) for v in self.model.weights]
+        received = [tuple(np.shape(w)) for w in weights]
+        if received != shapes:
+            raise ValueError(
+                "Expected `weights` to be a list of arrays shaped like the model's weights, "
+                f"{shapes}. Received: shapes {received}"
+            )
+        return self.holding(zip(self.model.weights, weights, strict=True))
+
+    def holding(self, values):
+        """The same surface where some of the model's variables have other values.
+
+        Args:
+            values: Pairs `(variable, value)`; moving statistics, say.
+
+        Returns:
+            A `LossSurface` that shares what was traced; the model is not written to.
+        """
+        there = copy.copy(self)
+        given = {id(v): ops.convert_to_tensor(value, dtype=v.dtype) for v, value in values}
+        there._weights = {**self._weights, **given}
+        return there
+
+    def over(self, x, y=None, sample_weight=None):
+        """The same surface over other data, a test set's or a part of its own.
+
+        Args:
+            x, y, sample_weight: As the constructor's, or `Batches`.
+
+        Returns:
+            A `LossSurface` that shares what was traced.
+        """
+        there = copy.copy(self)
+        there.data = as_batches(x, y, sample_weight, self.batch_size)
+        if there.data is not x:  # batches come from a surface, which took them
+            there._take_data()
+        there.gradient_evaluations, there._restricted = 0, {}
+        return there
+
+    def read(self, variable):
+        """The value of a variable of the model, where this surface looks from."""
+        return self._weights.get(id(variable), ops.convert_to_tensor(variable))
+
+    def restricted(self, layers):
+        """The surface over some layers or variables alone, the others held where the model is.
+
+        A restriction does not nest: `layers` is chosen from the whole model.
+
+        Args:
+            layers: As the constructor's.
+
+        Returns:
+            A `LossSurface`, which shares what was traced for the same layers before.
+        """
+        return self._kin(chosen_variables(self.model, layers), self.batch.normalized)
+
+    def with_normalized_logits(self):
+        """The surface of the loss of logits that are divided by their spread in each sample.
+
+        z / √(mean over the classes of (z − mean z)²): the scale of the logits no longer counts
+        ([Andriushchenko et al., 2023](https://arxiv.org/abs/2302.07011)). Probabilities are taken
+        as the logits that they stand for.
+
+        Returns:
+            A `LossSurface`, which shares what was traced by an earlier call.
+
+        Raises:
+            ValueError: a model that does not have one output and a categorical cross-entropy.
+        """
+        refuse_unless_categorical(self.model, self.batch.loss)
+        return self._kin(self.variables, True)
+
+    def _kin(self, chosen, normalized):
+        """The surface of the same data with other arguments, or with normalized logits."""
+        key = (normalized, *(id(v) for v in chosen))
+        if key not in self._restricted:
+            self._restricted[key] = type(self)(
+                self.model,
+                self.data,
+                loss=self._given_loss,
+                mode=self.mode,
+                penalties=self.penalties,
+                layers=chosen,
+            )
+            self._restricted[key].batch.normalized = normalized
+        kin = copy.copy(self._restricted[key])
+        kin._weights, kin._searched = self._weights, self._searched
+        return kin
