@@ -15,18 +15,19 @@ _FILES = {
 }
 
 
-def load_images(dataset, seed=0):
-    """Images of 32x32 pixels in [0, 1], and labels.
+def load_images(dataset, seed=0, *, padded=True):
+    """Images in [0, 1], of 32x32 pixels unless told otherwise, and labels.
 
     Args:
         dataset: One of `DATASETS`.
         seed: Seed of the split of the digits; the others come split.
+        padded: Whether they are brought to 32x32 pixels; digits have 8x8, MNIST 28x28.
 
     Returns:
         `(x, y), (x_validation, y_validation)`, images with a channel axis.
     """
     if dataset == "digits":
-        return _digits(seed)
+        return _digits(seed, padded)
     module = getattr(keras.datasets, dataset)
     try:
         (x, y), (x_validation, y_validation) = module.load_data()
@@ -37,23 +38,25 @@ def load_images(dataset, seed=0):
             f"If you have it, put it here: {home / 'datasets' / _FILES[dataset]}\n"
             "Or run with --dataset digits, which needs no download."
         ) from error
-    return (_prepare(x), y.ravel()), (_prepare(x_validation), y_validation.ravel())
+    x, x_validation = _prepare(x, padded), _prepare(x_validation, padded)
+    return (x, y.ravel()), (x_validation, y_validation.ravel())
 
 
-def _prepare(images):
+def _prepare(images, padded):
     """Scaled to [0, 1], with a channel axis, and padded with zeros to 32x32."""
     images = images.reshape(*images.shape[:3], -1).astype("float32") / 255
-    pad = (32 - images.shape[1]) // 2
+    pad = (32 - images.shape[1]) // 2 if padded else 0
     return np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
-def _digits(seed):
-    """The 1,797 digits of 8x8 pixels, resized; one fifth for validation."""
+def _digits(seed, resized):
+    """The 1,797 digits of 8x8 pixels; one fifth for validation."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
-    x = keras.ops.convert_to_numpy(keras.ops.image.resize(x, (32, 32)))
+    if resized:
+        x = keras.ops.convert_to_numpy(keras.ops.image.resize(x, (32, 32)))
     order = np.random.default_rng(seed).permutation(len(x))
     training, validation = order[:1437], order[1437:]
     return (x[training], y[training]), (x[validation], y[validation])

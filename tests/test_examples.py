@@ -15,6 +15,12 @@ LEFT_BEHIND = {
     "lenet5.py": REPORT | {"learning_rate.png", "activation_ranges.png", "penalties.png"},
     "vgg.py": REPORT | {"digits"},
     "curvature.py": {"curvature.png", "layers.csv"},
+    "rescaling.py": {"rescaling.csv", "rescaling.png"},
+    "small_vs_large_batch.py": {
+        "line_large_linear.csv",
+        "runs.csv",
+        "small_vs_large_batch.png",
+    },
     "search_lenet5.py": {"search.png", "trials.csv", "trials"},
 }
 

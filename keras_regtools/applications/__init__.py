@@ -1,6 +1,7 @@
-"""The networks of the course, as functions that return an uncompiled model."""
+"""The networks of the course and of the papers, as functions that return an uncompiled model."""
 
+from keras_regtools.applications.keskar import c1, c2, f1
 from keras_regtools.applications.lenet import lenet5
 from keras_regtools.applications.vgg import vgg, vgg16
 
-__all__ = ["lenet5", "vgg", "vgg16"]
+__all__ = ["c1", "c2", "f1", "lenet5", "vgg", "vgg16"]

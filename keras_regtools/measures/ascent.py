@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import vectors
+from keras_regtools.measures.unit_box import minimize_in_unit_box
 
 NORMS = ("l2", "linf")
 
@@ -56,16 +57,13 @@ def _length(slope):
 def lbfgsb(climb, start, iterations):
     """Climb from `start` in [-1, 1]ⁿ by L-BFGS-B.
 
+    Where the loss is convex along the way, as near a minimum, the curvature pairs have the wrong
+    sign for a maximum and L-BFGS-B skips them: then its steps are projected gradients.
+
     Returns:
         The number of iterations made, at most `iterations`.
     """
-    from scipy.optimize import Bounds, minimize
-
-    made, scale = 0, None
-
-    def count(*_):
-        nonlocal made
-        made += 1
+    scale = None
 
     def fall(z):
         nonlocal scale
@@ -77,17 +75,10 @@ def lbfgsb(climb, start, iterations):
         slope *= -scale
         return -scale * (loss - climb.loss), slope
 
+    made = [0]
     with contextlib.suppress(NotFinite):
-        minimize(
-            fall,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=Bounds(-1.0, 1.0),
-            callback=count,
-            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
-        )
-    return made
+        minimize_in_unit_box(fall, start, iterations, made)
+    return made[0]
 
 
 _STRETCH = 1000.0

@@ -2,6 +2,7 @@
 
 from keras_regtools.plots.curvature import density
 from keras_regtools.plots.curves import accuracy, learning_rate, loss, sharpness
+from keras_regtools.plots.landscape import contour, line, surface
 from keras_regtools.plots.layers import activation_ranges, activation_scales, moving_distances
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
@@ -10,11 +11,14 @@ __all__ = [
     "accuracy",
     "activation_ranges",
     "activation_scales",
+    "contour",
     "density",
     "learning_rate",
+    "line",
     "loss",
     "moving_distances",
     "penalties",
     "search",
     "sharpness",
+    "surface",
 ]

@@ -1,5 +1,6 @@
-"""One self-contained HTML page from the records of a run."""
+"""Self-contained HTML pages: a run from its records, and a plane of the loss to turn."""
 
 from keras_regtools.report.page import Page, write
+from keras_regtools.report.relief import write_surface
 
-__all__ = ["Page", "write"]
+__all__ = ["Page", "write", "write_surface"]

@@ -1,0 +1,299 @@
+"""Do small batches find flat minimizers and large ones sharp minimizers? Keskar et al., repeated.
+
+From the same start, Adam trains with a small batch, with a large one, and with a large one whose
+rate is scaled and warmed up, until each has the same training loss. Then their minimizers are
+compared: test accuracy after `recalibrate`, Keskar's sharpness in the full space and in random
+subspaces, the distance from the start, and the loss on the way from one to the other.
+"""
+
+import functools
+import pathlib
+import time
+
+import keras
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from _data import DATASETS, load_images
+from _options import add_dataset, parser, positive
+
+import keras_regtools as rt
+
+NETWORKS = {"f1": rt.applications.f1, "c1": rt.applications.c1, "c2": rt.applications.c2}
+GROUPS = ("small", "large", "scaled")
+EPSILONS = (1e-3, 5e-4)
+RATE = 1e-3  # Adam's default
+# Keskar et al. (2016), tables 2 to 4: small / large batch.
+PUBLISHED = {
+    "f1": ("98.03 / 97.81", "1.23 / 205.14", ".61 / 42.90", ".11 / 9.22", ".05 / 9.17"),
+    "c1": ("80.04 / 77.26", "28.58 / 707.23", "7.08 / 227.31", "2.18 / 137.25", ".71 / 29.50"),
+    "c2": ("89.24 / 87.26", "8.68 / 925.32", "2.07 / 175.31", ".95 / 25.09", ".31 / 5.82"),
+}
+
+
+def main():
+    args = parse()
+    begin = time.perf_counter()
+    (x, y), (x_test, y_test) = load_images(args.dataset, args.seed, padded=False)
+    if args.smoke:
+        x, y, x_test, y_test = x[:128], y[:128], x_test[:64], y_test[:64]
+        args.seeds, args.subspace = 1, 5
+    small = args.small_batch or (16 if args.dataset == "digits" else 256)
+    large = args.large_batch or round(len(x) * (0.25 if args.dataset == "digits" else 0.1))
+    sizes = {"small": small, "large": large, "scaled": large}
+
+    make = functools.partial(rt.applications.f1, units=16) if args.smoke else NETWORKS[args.network]
+    keras.utils.set_random_seed(args.seed)
+    model = make(x.shape[1:])
+    model.compile(
+        keras.optimizers.Adam(RATE), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.optimizer.build(model.trainable_variables)
+    fresh = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    surface = rt.LossSurface(model, x, y, mode="batch_statistics")
+    measured = rt.LossSurface(
+        model, surface.data.subsample(args.samples, args.seed), mode="batch_statistics"
+    )
+
+    rows, ends = [], {}
+    for seed in range(args.seed, args.seed + args.seeds):
+        keras.utils.set_random_seed(seed)
+        start = make(x.shape[1:]).get_weights()
+        for group in GROUPS:
+            keras.utils.set_random_seed(seed)  # the order of the samples
+            model.set_weights(start)
+            for variable, value in zip(model.optimizer.variables, fresh, strict=True):
+                variable.assign(value)
+            stop = StopAtLoss(measured, args.target, steps=max(1, 64 // sizes[group]) * 4)
+            scaling = rt.callbacks.LinearScalingLR(
+                large, small, RATE, rule=args.rule, warmup_steps=args.warmup_steps
+            )
+            model.fit(
+                x,
+                y,
+                batch_size=sizes[group],
+                epochs=1 if args.smoke else args.epochs,
+                callbacks=[stop, scaling] if group == "scaled" else [stop],
+                verbose=0,
+            )
+            rt.recalibrate(model, x)
+            row = {"seed": seed, "group": group, **stop.found()}
+            row |= compare(model, measured, start, (x, y), (x_test, y_test), args)
+            rows.append(row)
+            ends[seed, group] = model.get_weights()
+            print(
+                f"seed {seed}, {group:6} batch {sizes[group]:5}: loss {row['loss']:.4f} after "
+                f"{row['steps']:.0f} steps, test accuracy {row['test accuracy']:.4f}, "
+                f"sharpness {row['full 0.001']:.3g}",
+                flush=True,
+            )
+
+    table = pd.DataFrame(rows)
+    folder = pathlib.Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "runs.csv", index=False)
+    lines = parametric(model, ends, args.seed, (x, y), (x_test, y_test), args)
+    for name, line in lines.items():
+        line.to_frame().to_csv(folder / f"line_{name}.csv")
+    draw(table, lines, sizes, args).savefig(folder / "small_vs_large_batch.png", dpi=110)
+    print(report(table, sizes, args))
+    print(f"The picture is {folder / 'small_vs_large_batch.png'}")
+    print(f"{time.perf_counter() - begin:.0f} s in all")
+
+
+def parse():
+    options = parser(__doc__, "runs/small_vs_large_batch")
+    add_dataset(options, DATASETS)
+    options.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="f1",
+        help="the paper's F1, C1 or a small C2 (default: %(default)s)",
+    )
+    options.add_argument(
+        "--seeds", type=positive, default=3, help="how many starts (default: %(default)s)"
+    )
+    options.add_argument(
+        "--small-batch", type=positive, help="default: 16 for digits, 256 for other images"
+    )
+    options.add_argument(
+        "--large-batch", type=positive, help="default: 25 %% of digits, 10 %% of other images"
+    )
+    options.add_argument(
+        "--target",
+        type=float,
+        default=0.003,
+        help="training loss (without dropout) to train to (default: %(default)s)",
+    )
+    options.add_argument(
+        "--epochs", type=positive, default=100, help="the most epochs (default: %(default)s)"
+    )
+    options.add_argument(
+        "--rule",
+        choices=("linear", "sqrt"),
+        default="linear",
+        help="how the rate of the third group follows the batch (default: %(default)s)",
+    )
+    options.add_argument(
+        "--warmup-steps",
+        type=positive,
+        default=40,
+        help="steps until that rate is reached (default: %(default)s)",
+    )
+    options.add_argument(
+        "--samples",
+        type=positive,
+        default=1024,
+        help="training images that sharpness is measured on (default: %(default)s)",
+    )
+    options.add_argument(
+        "--subspace", type=positive, default=100, help="its dimension (default: %(default)s)"
+    )
+    return options.parse_args()
+
+
+class StopAtLoss(keras.callbacks.Callback):
+    """Stop as soon as the loss without dropout is low enough, looked at every few steps."""
+
+    def __init__(self, surface, target, steps):
+        super().__init__()
+        self.surface, self.target, self.every = surface, target, steps
+        self.steps, self.loss = 0, float("inf")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps % self.every == 0:
+            self.loss = self.surface.value()
+            self.model.stop_training = self.loss <= self.target
+
+    def found(self):
+        return {"steps": self.steps, "reached": self.loss <= self.target}
+
+
+def compare(model, surface, start, training, test, args):
+    """The numbers of one minimizer."""
+    smoke = {"iterations": 1} if args.smoke else {}
+    row = {
+        "loss": surface.value(),
+        "training accuracy": model.evaluate(*training, verbose=0, return_dict=True)["accuracy"],
+        "test accuracy": model.evaluate(*test, verbose=0, return_dict=True)["accuracy"],
+    }
+    for epsilon in EPSILONS:
+        for name, subspace in (("full", None), ("subspace", args.subspace)):
+            found = rt.measures.keskar_sharpness(
+                surface, epsilon=epsilon, subspace=subspace, **smoke
+            )
+            row[f"{name} {epsilon:g}"] = found.value
+    row["ratio"] = row["full 0.001"] / row["full 0.0005"]
+    row["distance"] = rt.measures.weight_distance(surface, start).value
+    return row
+
+
+def parametric(model, ends, seed, training, test, args):
+    """The loss between the minimizers of the first seed."""
+    surface = rt.LossSurface(model, *training, mode="inference")  # recalibrated at each point
+    small = surface.at(ends[seed, "small"])
+    points = 2 if args.smoke else 25
+    return {
+        f"{group}_{path}": rt.landscape.loss_line(
+            small, ends[seed, group], path=path, points=points, test=test
+        )
+        for group, path in (("large", "linear"), ("large", "curvilinear"), ("scaled", "linear"))
+    }
+
+
+def report(table, sizes, args):
+    """The paper's table for these runs, and what it says of the claim."""
+    columns = ["test accuracy"] + [
+        f"{name} {epsilon:g}" for name in ("full", "subspace") for epsilon in EPSILONS
+    ]
+    groups = {g: table[table["group"] == g] for g in GROUPS}
+    text = [
+        f"\n{args.network.upper()} on {args.dataset}, {args.seeds} seeds, each until the training "
+        f"loss is {args.target:g}; sharpness on {args.samples} images with batch statistics.\n",
+        f"{'':24}" + "".join(f"{f'{g} ({sizes[g]})':>20}" for g in GROUPS) + "   published",
+    ]
+    for i, column in enumerate([*columns, "ratio", "distance", "steps"]):
+        scale = 100 if "accuracy" in column else 1
+        cells = [_with_spread(scale * groups[g][column]) for g in GROUPS]
+        published = PUBLISHED[args.network][i] if i < len(columns) else ""
+        published = {"ratio": "4 at a smooth minimum"}.get(column, published)
+        text.append(f"{column:24}" + "".join(f"{cell:>20}" for cell in cells) + f"   {published}")
+    ratio = groups["small"]["distance"].mean() / groups["large"]["distance"].mean()
+    text.append(f"{'distance, small / large':24}{ratio:>20.2f}{'':40}   3 to 10")
+    data = {"f1": "MNIST"}.get(args.network, "CIFAR-10")
+    text.append(
+        f"(published: Keskar et al., 2016, {args.network.upper()} on {data}, small / large)"
+    )
+    return "\n".join([*text, "", *findings(groups, args)])
+
+
+def _with_spread(values):
+    spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
+    return f"{values.mean():.4g}{spread}"
+
+
+def findings(groups, args):
+    """Plain sentences, from the numbers."""
+    short = groups["small"]["reached"].sum() + groups["large"]["reached"].sum()
+    if short < 2 * args.seeds:
+        yield f"{2 * args.seeds - short} runs did not reach the loss: their sharpness is no match."
+    sharp = {g: groups[g]["full 0.001"].to_numpy() for g in GROUPS}
+    times = np.median(sharp["large"] / sharp["small"])
+    wins = int(np.sum(sharp["large"] > sharp["small"]))
+    held = {args.seeds: "held", 0: "did not hold"}.get(wins, "held only in part")
+    gap = 100 * (groups["small"]["test accuracy"].mean() - groups["large"]["test accuracy"].mean())
+    yield (
+        f"The claim that large batches find sharper minimizers {held} on this data: the large one "
+        f"was sharper in {wins} of {args.seeds} seeds, {times:.2g} times in the median, and its "
+        f"test accuracy was {abs(gap):.2f} points {'lower' if gap > 0 else 'higher'}."
+    )
+    flatter = int(np.sum(sharp["scaled"] < sharp["large"]))
+    times = np.median(sharp["scaled"] / sharp["large"])
+    steps = groups["scaled"]["steps"].mean() / groups["large"]["steps"].mean()
+    yield (
+        f"With its rate scaled ({args.rule}) and warmed up the large batch became flatter in "
+        f"{flatter} of {args.seeds} seeds, {times:.2g} times as sharp in the median, and took "
+        f"{steps:.2g} times the steps."
+    )
+
+
+def draw(table, lines, sizes, args):
+    figure, axes = plt.subplots(2, 2, figsize=(12.5, 9), layout="constrained")
+    figure.suptitle(f"Small against large batches: {args.network.upper()} on {args.dataset}")
+    sharpness = axes[0, 0]
+    for i, epsilon in enumerate(EPSILONS):
+        for seed, runs in table.groupby("seed"):
+            values = runs.set_index("group").loc[list(GROUPS), f"full {epsilon:g}"]
+            label = f"ε = {epsilon:g}" if seed == args.seed else None
+            sharpness.plot(range(3), values, "o-", color=f"C{i}", alpha=0.7, label=label)
+    sharpness.set_xticks(
+        range(3),
+        [
+            f"small ({sizes['small']})",
+            f"large ({sizes['large']})",
+            f"large, rate scaled\n({args.rule}), warm-up",
+        ],
+    )
+    sharpness.set(
+        yscale="log",
+        ylabel="Keskar's sharpness\n[% of 1 + loss]",
+        title=f"Sharpness at the same training loss, {args.seeds} seeds",
+    )
+    sharpness.grid(alpha=0.3)
+    sharpness.legend()
+    names = {"large": f"large batch ({sizes['large']})", "scaled": "large batch, scaled rate"}
+    for ax, (name, line) in zip([axes[0, 1], axes[1, 0], axes[1, 1]], lines.items(), strict=True):
+        rt.plots.line(line, ax)
+        ax.set_xlabel(
+            f"α: 0 at the small batch ({sizes['small']}), 1 at the {names[name.split('_')[0]]}"
+        )
+    return figure
+
+
+if __name__ == "__main__":
+    main()
