@@ -31,11 +31,11 @@ class Climb:
         self.loss = self.maximum = loss
         self.finite, self.evaluations = True, 0
 
-    def __call__(self, z):
-        """The loss and its derivatives at z; raises `NotFinite`."""
+    def __call__(self, z, out=None):
+        """The loss and its derivatives at z, in `out` if it is given; raises `NotFinite`."""
         loss, gradient = self.surface.value_and_gradient(self.space.point(z))
         self.evaluations += 1
-        slope = self.space.slope(gradient)
+        slope = self.space.slope(gradient, out)
         if math.isfinite(loss):
             self.maximum = max(self.maximum, loss)
         if not (math.isfinite(loss) and math.isfinite(_length(slope))):
@@ -50,7 +50,7 @@ class NotFinite(Exception):
 
 def _length(slope):
     if isinstance(slope, np.ndarray):
-        return float(np.max(np.abs(slope)))
+        return float(max(np.max(slope), -np.min(slope)))  # without an array of its own
     return vectors.norm(slope)
 
 
@@ -65,15 +65,15 @@ def lbfgsb(climb, start, iterations):
     """
     scale = None
 
-    def fall(z):
+    def fall(z, out):
         nonlocal scale
-        loss, slope = climb(z)
+        loss, slope = climb(z, out)
         if scale is None:
             # The box is tiny beside the loss: stretch the slope so that a step reaches its faces.
             steepest = _length(slope)
             scale = _STRETCH / steepest if steepest > 0 else 1.0
-        slope *= -scale
-        return -scale * (loss - climb.loss), slope
+        np.multiply(slope, -scale, out=out)
+        return -scale * (loss - climb.loss)
 
     made = [0]
     with contextlib.suppress(NotFinite):
@@ -100,7 +100,7 @@ def projected_gradient(climb, z, radius, norm, iterations):
     Returns:
         The number of steps made.
     """
-    steepest, project = (_unit, _into_ball) if norm == "l2" else (_signs, _into_box)
+    ahead = _ahead_in_ball if norm == "l2" else _ahead_in_box
     made = 0
     with contextlib.suppress(NotFinite):
         loss, slope = climb(z)
@@ -108,14 +108,7 @@ def projected_gradient(climb, z, radius, norm, iterations):
         best_place, before = (z, slope), z
         step, halved, grew, since = 2 * radius, False, 0, 0
         for made in range(1, iterations + 1):
-            ahead = project(vectors.axpy(step, steepest(slope), z), radius)
-            if made > 1:
-                mixed = [
-                    b + _MOMENTUM * (a - b) + (1 - _MOMENTUM) * (b - c)
-                    for a, b, c in zip(ahead, z, before, strict=True)
-                ]
-                ahead = project(mixed, radius)
-            before, z = z, ahead
+            before, z = z, ahead(z, slope, step, radius, before if made > 1 else None)
             previous, (loss, slope) = loss, climb(z)
             grew, since = grew + (loss > previous), since + 1
             if loss > best:
@@ -142,19 +135,30 @@ def _checkpoints(iterations):
     return places
 
 
-def _unit(slope):
+def _ahead_in_box(z, slope, step, radius, before):
+    """One step by the signs of the slope, then some of the last move; variable by variable."""
+    moved = []
+    for i, (d, g) in enumerate(zip(z, slope, strict=True)):
+        new = ops.clip(d + step * ops.sign(g), -radius, radius)
+        if before is not None:
+            new = ops.clip(_mixed(new, d, before[i]), -radius, radius)
+        moved.append(new)
+    return moved
+
+
+def _ahead_in_ball(z, slope, step, radius, before):
+    """One step along the slope, then some of the last move."""
     length = vectors.norm(slope)
-    return vectors.scaled(1 / length, slope) if length > 0 else slope
+    new = _into_ball(vectors.axpy(step / length if length > 0 else 0.0, slope, z), radius)
+    if before is not None:
+        new = [_mixed(*three) for three in zip(new, z, before, strict=True)]
+    return _into_ball(new, radius)
 
 
-def _signs(slope):
-    return [ops.sign(g) for g in slope]
+def _mixed(new, now, before):
+    return now + _MOMENTUM * (new - now) + (1 - _MOMENTUM) * (now - before)
 
 
 def _into_ball(z, radius):
     length = vectors.norm(z)
     return vectors.scaled(radius / length, z) if length > radius else z
-
-
-def _into_box(z, radius):
-    return [ops.clip(d, -radius, radius) for d in z]

@@ -34,7 +34,8 @@ class RandomColumns:
         def part(start, stop, block):  # einsum: BLAS would start threads in each of ours
             np.einsum("ij,j->i", block, z, out=found[start:stop])
 
-        self._each(part)
+        for _ in self._each(part):
+            pass
         return found
 
     def transposed_times(self, vector):
@@ -47,10 +48,15 @@ class RandomColumns:
         def part(start, stop, block):
             return (block.T @ block).astype("float64"), _along(vector[start:stop], block)
 
-        grams, products = zip(*self._each(part), strict=True)
-        return sum(grams), sum(products)
+        gram, product = np.zeros((self.count, self.count)), np.zeros(self.count)
+        for of_block, along in self._each(part):  # one by one: together they would fill the memory
+            gram += of_block
+            product += along
+        return gram, product
 
     def _each(self, part):
+        """What `part` gives for each block of rows, in their order."""
+
         def run(number):
             start = number * self._rows
             stop = min(start + self._rows, self.size)
@@ -58,7 +64,7 @@ class RandomColumns:
 
         blocks = range(-(-self.size // self._rows))
         with concurrent.futures.ThreadPoolExecutor(_threads()) as pool:
-            return list(pool.map(run, blocks))
+            yield from pool.map(run, blocks)
 
     def _block(self, number, rows):
         bits = np.random.SFC64(np.random.SeedSequence((*self._seed, number)))

@@ -131,8 +131,10 @@ def keskar_sharpness(
                 z = vectors.scaled(epsilon, vectors.random_uniform(start, rng))
                 made += projected_gradient(climb, z, epsilon, "linf", iterations)
         else:
-            box = FullBox(start, epsilon)
-            if drawn is not None:
+            if drawn is None:
+                box = FullBox(start, epsilon)
+                start = None  # a copy is enough
+            else:
                 box = SubspaceBox(start, epsilon, drawn, orthonormal)
             climb = Climb(surface, box, loss)
             for _ in range(restarts + 1):

@@ -17,23 +17,32 @@ class FullBox:
     """
 
     def __init__(self, params, epsilon):
-        self.params, self.epsilon = params, epsilon
+        self.epsilon = epsilon
         self.size = vectors.size(params)
+        self._arrays = [np.array(ops.convert_to_numpy(x)).ravel() for x in params]
+        self._shapes = [tuple(x.shape) for x in params]
 
     def point(self, z):
         """The weights at z, a list of tensors."""
-        pieces = zip(self.params, _slices(self.params), strict=True)
-        return [x + self._half_width(x) * _like(x, z[part]) for x, part in pieces]
+        moved = []
+        for x, part, shape in zip(self._arrays, _slices(self._arrays), self._shapes, strict=True):
+            there, z_here = np.empty_like(x), z[part]
+            for some in _chunks(x):
+                there[some] = x[some] + self._half_width(x[some]) * z_here[some]
+            moved.append(ops.convert_to_tensor(there.reshape(shape)))
+        return moved
 
-    def slope(self, gradient):
-        """The derivatives by z, one flat array."""
-        found = np.empty(self.size)
-        for x, g, part in zip(self.params, gradient, _slices(self.params), strict=True):
-            found[part] = ops.convert_to_numpy(self._half_width(x) * g).ravel()
+    def slope(self, gradient, out=None):
+        """The derivatives by z, one flat array: `out`, if it is given."""
+        found = np.empty(self.size) if out is None else out
+        for x, g, part in zip(self._arrays, gradient, _slices(self._arrays), strict=True):
+            g, here = ops.convert_to_numpy(g).ravel(), found[part]
+            for some in _chunks(x):
+                here[some] = self._half_width(x[some]) * g[some]
         return found
 
     def _half_width(self, x):
-        return self.epsilon * (ops.abs(x) + 1)
+        return self.epsilon * (np.abs(x) + 1)
 
 
 class SubspaceBox:
@@ -67,7 +76,7 @@ class SubspaceBox:
         pieces = zip(self.params, _slices(self.params), strict=True)
         return [x + _like(x, moved[part]) for x, part in pieces]
 
-    def slope(self, gradient):
+    def slope(self, gradient, out=None):
         """The derivatives by z, an array."""
         found = self.columns.transposed_times(_Flat(gradient))
         if self._inverse is not None:
@@ -91,7 +100,7 @@ class Scaled:
         """The weights at z, a list of tensors."""
         return [x + self.scale(x) * d for x, d in zip(self.params, z, strict=True)]
 
-    def slope(self, gradient):
+    def slope(self, gradient, out=None):
         """The derivatives by z, a list of tensors."""
         return [self.scale(x) * g for x, g in zip(self.params, gradient, strict=True)]
 
@@ -112,6 +121,11 @@ class _Flat:
                 break
             pieces.append(array[max(0, start - begin) : part.stop - begin])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _chunks(array):
+    """Parts that fit into the cache: one kernel may be nearly all of the weights."""
+    return [slice(start, start + 2**16) for start in range(0, len(array), 2**16)]
 
 
 def _slices(like):

@@ -13,8 +13,9 @@ def minimize_in_unit_box(function, start, iterations, made):
     that does not give the very same points, `minimize` is.
 
     Args:
-        function: From a flat array to `(value, gradient)`; what it raises ends the search.
-        start: A flat array.
+        function: From a flat array and one to write the gradient into to the value; what it raises
+            ends the search.
+        start: A flat array, which is written to.
         iterations: The most iterations.
         made: List of one integer that counts them.
     """
@@ -28,9 +29,13 @@ def _public(function, start, iterations, made):
     def count(_):
         made[0] += 1
 
+    def with_gradient(x):
+        gradient = np.empty_like(x)
+        return function(x, gradient), gradient
+
     box = [(-1.0, 1.0)] * len(start)
     fmin_l_bfgs_b(
-        function, start, bounds=box, maxiter=iterations, factr=0.0, pgtol=0.0, callback=count
+        with_gradient, start, bounds=box, maxiter=iterations, factr=0.0, pgtol=0.0, callback=count
     )
 
 
@@ -38,7 +43,7 @@ def _direct(function, start, iterations, made):
     from scipy.optimize import _lbfgsb
 
     n, m = len(start), _CORRECTIONS
-    x, value, gradient = np.array(start, "float64"), np.array(0.0), np.zeros(n)
+    x, value, gradient = np.ascontiguousarray(start, "float64"), np.array(0.0), np.zeros(n)
     low, high, bounded = np.full(n, -1.0), np.full(n, 1.0), np.full(n, 2, np.int32)
     work, indices = np.zeros(2 * m * n + 5 * n + 11 * m * m + 8 * m), np.zeros(3 * n, np.int32)
     task, line = np.zeros(2, np.int32), np.zeros(2, np.int32)
@@ -50,8 +55,7 @@ def _direct(function, start, iterations, made):
             *(work, indices, task, *saved, _LINE_SEARCH, line),
         )
         if task[0] == _EVALUATE:
-            found, gradient = function(np.copy(x))
-            value = np.array(found)
+            value = np.array(function(x, gradient))
         elif task[0] == _ITERATION:
             made[0] += 1
             if made[0] >= iterations:
@@ -71,9 +75,10 @@ def _direct_is_the_same():
     went = {_direct: [], _public: []}
     for search, points in went.items():
 
-        def function(x, points=points):
+        def function(x, gradient, points=points):
             points.append(x.copy())
-            return 0.5 * x @ matrix @ x - 0.3 * x.sum(), matrix @ x - 0.3
+            gradient[:] = matrix @ x - 0.3
+            return 0.5 * x @ matrix @ x - 0.3 * x.sum()
 
         try:
             search(function, np.array([0.5, -0.2, 0.9]), 8, [0])
