@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_regtools.applications import lenet5, vgg, vgg16
+from keras_regtools.applications import c1, c2, f1, lenet5, vgg, vgg16
 
 
 def parameters_without_weights(build):
@@ -114,3 +114,36 @@ def test_a_network_comes_uncompiled_with_a_name_for_each_layer(build, name):
         for a, b in zip(first.get_weights(), second.get_weights(), strict=True)
         if a.ndim > 1
     )
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (f1, 784 * 512 + 512 + 4 * (512 * 513) + 5 * 4 * 512 + 512 * 10 + 10),
+        (
+            lambda: c1((8, 8, 1)),
+            (26 + 1600 + 1 + 8) * 64 + (256 + 1 + 4) * 384 + (384 + 5) * 192 + 1930,
+        ),
+    ],
+)
+def test_the_networks_of_keskar_have_the_parameters_of_their_plan(build, expected):
+    assert parameters_without_weights(build) == expected
+
+
+@pytest.mark.parametrize("build", [f1, c1, c2])
+def test_each_hidden_layer_of_them_has_normalization_before_its_relu(build):
+    model = build((8, 8, 1), 3)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    for i, kind in enumerate(kinds[:-1]):
+        if kind in ("Dense", "Conv2D"):
+            assert kinds[i + 1 : i + 3] == ["BatchNormalization", "ReLU"]
+    assert model.output_shape == (None, 3)
+    outputs = ops.convert_to_numpy(model(np.ones((2, 8, 8, 1), "float32")))
+    assert outputs.sum(axis=1) == pytest.approx([1, 1], rel=1e-5)
+
+
+def test_the_dropout_of_the_convolutional_ones_is_seeded():
+    rates = [layer.rate for layer in c1((8, 8, 1)).layers if hasattr(layer, "rate")]
+    assert rates == [0.5, 0.5]
+    seeds = [layer.seed for layer in c2((8, 8, 1), seed=3).layers if hasattr(layer, "seed")]
+    assert seeds == [3] * 4

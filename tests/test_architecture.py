@@ -98,7 +98,7 @@ def test_rooms_do_not_go_in_circles():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_heavy_packages_are_imported_inside_functions(path):
-    heavy = {"scipy", "pandas", "matplotlib", "jinja2"}
+    heavy = {"scipy", "pandas", "matplotlib", "jinja2", "plotly"}
     assert not [name for name, inside in imports(path) if name in heavy and not inside]
 
 

@@ -99,12 +99,13 @@ CURVES = [
         },
     ),
 ]
+OF_LANDSCAPES = ("contour", "line", "surface")  # in test_landscape_pictures.py
 OF_RECORDS = {case[0]: case[1] for case in CURVES} | {plots.activation_ranges: LAYERS}
 each_plot = pytest.mark.parametrize(("plot", "records"), list(OF_RECORDS.items()))
 
 
 def test_every_picture_is_in_the_tables_of_this_file():
-    drawn = {plot.__name__ for plot in OF_RECORDS} | {"search", "density"}
+    drawn = {plot.__name__ for plot in OF_RECORDS} | {"search", "density", *OF_LANDSCAPES}
     assert drawn == set(plots.__all__)
 
 
