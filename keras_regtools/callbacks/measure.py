@@ -81,7 +81,9 @@ class Measure(RecordingCallback):
         super().__init__(name)
         self.measures = named_callables("measures", measures)
         self.every = positive_integer("every", every)
-        self.every_steps = every_steps and positive_integer("every_steps", every_steps)
+        self.every_steps = every_steps
+        if every_steps is not None:
+            self.every_steps = positive_integer("every_steps", every_steps)
         self.not_finite = float(not_finite)
         self.mode = one_of("mode", mode, MODES)
         self.penalties = bool(penalties)
@@ -116,7 +118,9 @@ class Measure(RecordingCallback):
         self._epoch, self._steps_before = epoch, self._steps
 
     def on_train_batch_end(self, batch, logs=None):
-        self._steps = self._steps_before + batch + 1
+        made, steps = batch + 1, self.params.get("steps")
+        # Keras counts the last execution of an epoch as if it were full.
+        self._steps = self._steps_before + (min(made, steps) if steps else made)
         if self.every_steps and self._steps - (self._last_step or 0) >= self.every_steps:
             self._measure_now(self._epoch)
 

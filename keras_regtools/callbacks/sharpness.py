@@ -5,7 +5,13 @@ import inspect
 
 from keras_regtools import measures as catalogue
 from keras_regtools.callbacks.measure import Measure
-from keras_regtools.validation import named_callables, one_of, positive, positive_integer
+from keras_regtools.validation import (
+    keras_model,
+    named_callables,
+    one_of,
+    positive,
+    positive_integer,
+)
 
 NAMED = {
     "keskar": catalogue.keskar_sharpness,
@@ -38,7 +44,8 @@ class Sharpness(Measure):
             `(surface) -> result`. The names are `"keskar"`, `"sam"`, `"asam"`, `"average"`,
             `"adaptive_average"`, `"worst"`, `"adaptive_worst"`, `"pac_bayes"`,
             `"relative_flatness"`, `"fisher_rao"`, `"eigenvalue"`, `"trace"`, `"weight_norm"` and
-            `"weight_distance"` (from where the fit began), each with its own defaults.
+            `"weight_distance"` (from where the fit began; the model must be built then), each with
+            its own defaults.
         every: Measure in every `every`-th epoch, beginning with the first.
         every_steps: Measure every so many training steps instead.
         not_finite: What is logged for a number that is not finite, as for `Measure`.
@@ -119,7 +126,16 @@ class Sharpness(Measure):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._begun.start = self.model.get_weights()
+        if self._begun in self.measures.values():
+            self._begun.start = keras_model(self.model).get_weights()
+
+    def __deepcopy__(self, memo):
+        new = super().__deepcopy__(memo)  # which shares the measures
+        new.measures = {
+            name: new._begun if measure is self._begun else measure
+            for name, measure in self.measures.items()
+        }
+        return new
 
 
 def _chosen(measures):

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools.callbacks.recording import RecordingCallback
-from keras_regtools.validation import positive_integer
+from keras_regtools.validation import keras_model, positive_integer
 
 
 class WeightTrajectory(RecordingCallback):
@@ -25,7 +25,7 @@ class WeightTrajectory(RecordingCallback):
         epochs: How many epochs had been trained at each of them, 0 for the first.
 
     Raises:
-        ValueError: `every` below 1.
+        ValueError: `every` below 1; when the fit begins, a model that is not built.
 
     Example:
 
@@ -44,6 +44,7 @@ class WeightTrajectory(RecordingCallback):
         self.weights, self.epochs = [], []
 
     def on_train_begin(self, logs=None):
+        keras_model(self.model)
         self.weights, self.epochs = [], []
         self._keep(0)
 

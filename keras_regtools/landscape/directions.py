@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -155,10 +156,11 @@ def principal_directions(surface, trajectory, k=2):
     gram = np.array([[vectors.dot(a, b) for b in moves] for a in moves])
     values, coefficients = np.linalg.eigh(gram)
     values, coefficients = values[::-1], coefficients[:, ::-1]
-    if len(moves) < k or values[k - 1] <= 1e-12 * max(values[0], 1e-300):
+    real = int(np.sum(values > _rounding(values[0], moves, params)))
+    if real < k:
         raise ValueError(
-            f"Expected a trajectory that moved in at least {k} independent directions. "
-            f"Received: {len(moves)} points, in {np.sum(values > 1e-12 * max(values[0], 1e-300))}"
+            f"Expected a trajectory that moved in at least {k} independent "
+            f"direction{'s' if k > 1 else ''}. Received: {len(moves)} points, in {real}"
         )
     found, labels = [], []
     for i in range(k):
@@ -184,8 +186,20 @@ def coordinates(surface, trajectory, directions):
     return np.linalg.solve(gram, along.T).T
 
 
+def _rounding(largest, moves, params):
+    """What rounding makes of eigenvalues that are zero: of the weights, and of inner products."""
+    eps = max(np.finfo(keras.backend.standardize_dtype(p.dtype)).eps for p in params)
+    lengths = vectors.norm(params) ** 2 + max(vectors.norm(move) for move in moves) ** 2
+    return 4 * len(moves) * max(eps * largest, eps**2 * lengths)
+
+
 def _moves(surface, trajectory, params):
     points = getattr(trajectory, "weights", trajectory)
+    if len(points) == 0:
+        raise ValueError(
+            "Expected a trajectory of at least one point. Received: one that holds none; "
+            "`callbacks.WeightTrajectory` records it during a fit"
+        )
     shapes = [tuple(p.shape) for p in params]
     moves = []
     for point in points:

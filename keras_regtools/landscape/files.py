@@ -132,8 +132,11 @@ def _take_over(path, same, values, done):
 
 
 def _agree(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(_agree(a[k], b[k]) for k in a.keys() & b.keys())
     if isinstance(a, float) and isinstance(b, float):
-        return a == b or abs(a - b) <= 1e-4 * max(abs(a), abs(b))
+        same = a == b or a != a and b != b
+        return same or abs(a - b) <= 1e-4 * max(abs(a), abs(b))
     return a == b
 
 

@@ -143,6 +143,7 @@ def loss_line(
         ),
         "direction": lambda a: vectors.axpy(a, end, start),
     }[path]
+    here = measured(start)  # a pass over the data, after which their number is known
     settings = {"path": path, "label": label, "batch_norm": measured.batch_norm, **origin(surface)}
     found = fill(
         measured.names,
@@ -156,7 +157,7 @@ def loss_line(
             "batch_norm": measured.batch_norm,
             "mode": surface.mode,
             "quantities": measured.names,
-            "data": measured(start)["loss"],
+            "data": here,
         },
         {"kind": "line", "alphas": alphas, "settings": json.dumps(settings)},
         verbose,

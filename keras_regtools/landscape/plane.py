@@ -114,6 +114,7 @@ def loss_plane(
     spans = [(-1.0, 1.0)] * 2 if path is None else [_span(path[:, i]) for i in (0, 1)]
     x, y = positions("x", x, spans[0], points), positions("y", y, spans[1], points)
     measured, start = Points(surface, test, batch_norm, accuracy), surface.params
+    here = measured(start)  # a pass over the data, after which their number is known
     settings = {
         "x_label": directions.labels[0],
         "y_label": directions.labels[1],
@@ -138,7 +139,7 @@ def loss_plane(
             "batch_norm": measured.batch_norm,
             "mode": surface.mode,
             "quantities": measured.names,
-            "data": measured(start)["loss"],
+            "data": here,
         },
         {"kind": "plane", **arrays, "settings": json.dumps(settings)},
         verbose,

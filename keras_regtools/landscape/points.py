@@ -27,7 +27,7 @@ class Points:
         if test is not None:
             parts = test if isinstance(test, (tuple, list)) else (test,)
             self.surfaces["test_"] = surface.over(*parts)
-        self.statistics = MovingStatistics(surface.model)
+        self.statistics = MovingStatistics(surface.model, frozen=False)
         self.batch_norm = self._treatment(surface, one_of("batch_norm", batch_norm, BATCH_NORMS))
         self.accuracy = surface.classifies if accuracy is None else bool(accuracy)
         if self.accuracy and not surface.classifies:

@@ -201,8 +201,7 @@ class LossSurface(Views):
         Returns:
             Two floats, means over the samples.
         """
-        args = self._checked(v, "v"), self._checked(params)
-        return tuple(self._mean("slopes", *args)[0])
+        return tuple(self._mean("slopes", self._checked(params), self._checked(v, "v"))[0])
 
     def check(self):
         """Look for what would make the surface wrong: chance in data or layers, hidden curvature.

@@ -58,17 +58,18 @@ class MovingStatistics:
 
     Args:
         model: A built `keras.Model`.
+        frozen: Whether layers that are not trainable count too.
 
     Attributes:
         layers: Its batch normalization layers.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, frozen=True):
         self.model = model
         self.layers = [
             layer
             for layer in all_layers(model)
-            if isinstance(layer, keras.layers.BatchNormalization)
+            if isinstance(layer, keras.layers.BatchNormalization) and (frozen or layer.trainable)
         ]
         self._moments = backend.jit(
             lambda params, *args: _batch_moments(self.model, self.layers, params, *args)
