@@ -31,7 +31,8 @@ def random_directions(surface, k=2, *, normalize="filter", seed=0):
     """Random directions with entries N(0, 1), each filter as long as that of the weights.
 
     d_ij ← d_ij ‖w_ij‖ / ‖d_ij‖ for each filter j of a kernel (the last axis of a Keras kernel),
-    zero for whatever has one axis, biases and batch normalization:
+    zero for whatever has one axis, biases and batch normalization (the kernels of transposed and
+    depthwise convolutions have other things on their last axis; they are taken as they are):
     [Li et al., 2018](https://arxiv.org/abs/1712.09913). So a step of 1 moves each filter by its own
     length, whatever its scale.
 
@@ -153,10 +154,11 @@ def principal_directions(surface, trajectory, k=2):
     """
     k, params = positive_integer("k", k), surface.params
     moves = _moves(surface, trajectory, params)
-    gram = np.array([[vectors.dot(a, b) for b in moves] for a in moves])
+    # In double precision, or the rounding of the longest moves would hide the second direction.
+    gram = sum(rows @ rows.T for rows in _rows(moves))
     values, coefficients = np.linalg.eigh(gram)
     values, coefficients = values[::-1], coefficients[:, ::-1]
-    real = int(np.sum(values > _rounding(values[0], moves, params)))
+    real = int(np.sum(values > _rounding(moves, params)))
     if real < k:
         raise ValueError(
             f"Expected a trajectory that moved in at least {k} independent "
@@ -186,11 +188,17 @@ def coordinates(surface, trajectory, directions):
     return np.linalg.solve(gram, along.T).T
 
 
-def _rounding(largest, moves, params):
-    """What rounding makes of eigenvalues that are zero: of the weights, and of inner products."""
+def _rows(moves):
+    """For each variable an array `(points, entries)`."""
+    for parts in zip(*moves, strict=True):
+        yield np.stack([ops.convert_to_numpy(part).ravel().astype("float64") for part in parts])
+
+
+def _rounding(moves, params):
+    """What the rounding of the weights makes of their squared movement."""
     eps = max(np.finfo(keras.backend.standardize_dtype(p.dtype)).eps for p in params)
     lengths = vectors.norm(params) ** 2 + max(vectors.norm(move) for move in moves) ** 2
-    return 4 * len(moves) * max(eps * largest, eps**2 * lengths)
+    return 4 * len(moves) * eps**2 * lengths
 
 
 def _moves(surface, trajectory, params):
@@ -214,6 +222,9 @@ def _moves(surface, trajectory, params):
 
 
 def refuse_zero(direction, what):
-    """Raise for a direction of length zero."""
-    if vectors.norm(direction) == 0:
-        raise ValueError(f"Expected a direction that is not zero. Received: {what}, of length 0")
+    """Raise for a direction of length zero, or of none."""
+    length = vectors.norm(direction)
+    if not 0 < length < float("inf"):
+        raise ValueError(
+            f"Expected a direction that is not zero. Received: {what}, of length {length:g}"
+        )

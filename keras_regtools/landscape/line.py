@@ -156,6 +156,7 @@ def loss_line(
             "weights": fingerprint([*start, *end]),
             "batch_norm": measured.batch_norm,
             "mode": surface.mode,
+            "penalties": surface.penalties,
             "quantities": measured.names,
             "data": here,
         },

@@ -138,6 +138,7 @@ def loss_plane(
             "directions": fingerprint([*first, *second]),
             "batch_norm": measured.batch_norm,
             "mode": surface.mode,
+            "penalties": surface.penalties,
             "quantities": measured.names,
             "data": here,
         },
@@ -166,5 +167,5 @@ def _two(surface, directions, seed):
 
 def _span(along):
     low, high = min(along.min(), 0.0), max(along.max(), 0.0)
-    margin = 0.25 * (high - low)
+    margin = 0.25 * (high - low) or 1.0  # of a training that did not move along it
     return low - margin, high + margin

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_regtools.surgery import MovingStatistics
-from keras_regtools.validation import one_of, positive_integer
+from keras_regtools.validation import integer_from, one_of
 
 BATCH_NORMS = ("auto", "recalibrate", "moving", "batch_statistics")
 
@@ -74,7 +74,7 @@ def positions(name, given, span, points):
         given: The positions, or `None` for `points` of them in `span`.
     """
     if given is None:
-        given = np.linspace(*span, positive_integer("points", points))
+        given = np.linspace(*span, integer_from("points", points, 2))
     array = np.asarray(given, "float64")
     if array.ndim != 1 or len(np.unique(array)) < 2 or not np.all(np.isfinite(array)):
         raise ValueError(
