@@ -705,8 +705,8 @@ def test_a_file_of_another_program_is_refused(tmp_path):
         GRIDS["line"](file)
     assert str(caught.value) == (
         "Expected `file` to be new, or to hold a part of the same grid. Received: "
-        f"{str(file)!r}, made with other positions, path, weights, batch_norm, mode, penalties, quantities, "
-        "data"
+        f"{str(file)!r}, made with other positions, path, weights, batch_norm, mode, penalties, "
+        "quantities, data"
     )
     with pytest.raises(ValueError) as caught:
         landscape.load(file)
@@ -880,11 +880,13 @@ BAD = {
     ),
     "a grid of one point": (
         lambda: loss_plane(bowl(), AXES, points=1),
-        "Argument `points` must be an integer, 2 or above. Received: points=1 (of type <class 'int'>)",
+        "Argument `points` must be an integer, 2 or above. "
+        "Received: points=1 (of type <class 'int'>)",
     ),
     "a grid of no point": (
         lambda: loss_line(bowl(), [THERE], points=0),
-        "Argument `points` must be an integer, 2 or above. Received: points=0 (of type <class 'int'>)",
+        "Argument `points` must be an integer, 2 or above. "
+        "Received: points=0 (of type <class 'int'>)",
     ),
     "an unknown treatment of batch normalization": (
         lambda: loss_line(net(), pair()[1], batch_norm="stale"),
