@@ -63,7 +63,7 @@ def test_a_line_has_the_losses_on_the_left_and_the_accuracies_on_the_right():
         "test accuracy",
     ]
     assert left.get_xlabel() == LINE.label
-    assert left.get_ylabel() == "loss (with penalties)"
+    assert left.get_ylabel() == "loss"
     assert right.get_ylabel() == "accuracy (share of right answers)"
 
 
@@ -71,6 +71,14 @@ def test_a_line_says_how_batch_normalization_was_treated_and_marks_both_models()
     ax = plots.line(LINE)
     assert ax.get_title() == "Loss along a line\nmoving statistics re-estimated at each point"
     assert [c[0] for c in drawn(ax)[2:]] == [[0, 0], [1, 1]]
+
+
+def test_a_loss_without_penalties_says_so():
+    line = plots.line(dataclasses.replace(LINE, penalties=False))
+    assert line.get_ylabel() == "loss (without penalties)"
+    assert line.figure.axes[-1].get_ylabel() == "accuracy (share of right answers)"
+    relief = plots.surface(dataclasses.replace(PLANE, penalties=False), quantity="accuracy")
+    assert relief.get_zlabel() == "training accuracy"
 
 
 def test_a_line_along_a_direction_marks_one_model_and_one_without_accuracy_has_one_axis():
@@ -99,7 +107,7 @@ def test_the_contours_show_the_model_the_training_and_the_quantity():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["training", "the model"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == (PLANE.x_label, PLANE.y_label)
     assert ax.get_title() == "Training loss over a plane"
-    assert ax.figure.axes[-1].get_ylabel() == "training loss (with penalties)"
+    assert ax.figure.axes[-1].get_ylabel() == "training loss"
 
 
 def test_the_contours_of_a_wide_loss_are_spaced_by_factors():
@@ -125,15 +133,16 @@ def test_the_relief_is_as_high_as_the_loss_with_the_training_on_it():
     low, high = ax.get_zlim()
     assert low <= PLANE.test_loss.min()
     assert high >= PLANE.test_loss.max()
-    (path,) = ax.get_lines()
+    (path, model) = ax.get_lines()
+    assert list(model.get_data_3d()[2]) == [1.0]
     assert list(path.get_data_3d()[2]) == [PLANE.test_loss[2, 0], PLANE.test_loss[1, 3], 1.0]
-    assert ax.get_zlabel() == "test loss (with penalties)"
+    assert ax.get_zlabel() == "test loss"
     assert ax.get_xlabel() == "principal direction 1\n(80 % of the movement)"
 
 
 def test_the_heights_of_a_wide_loss_are_labelled_with_the_loss():
     ax = plots.surface(PLANE)
-    (path,) = ax.get_lines()
+    (path, _) = ax.get_lines()
     assert path.get_data_3d()[2][-1] == pytest.approx(np.log10(0.1))
     labels = {
         float(t.get_text()): tick
@@ -174,8 +183,8 @@ def test_the_interactive_page_holds_the_numbers_and_needs_no_network(tmp_path):
     assert "Plotly.newPlot" in text
     data = re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{\"", text, re.DOTALL)
     traces = json.loads(data.group(1))
-    assert [t["type"] for t in traces] == ["surface", "scatter3d"] * 3
-    assert [t["visible"] for t in traces] == [True, True, False, False, False, False]
+    assert [t["type"] for t in traces] == ["surface", "scatter3d", "scatter3d"] * 3
+    assert [t["visible"] for t in traces] == [True] * 3 + [False] * 6
     assert "training loss" in text
     assert PLANE.x_label in text
     assert page._repr_html_().startswith("<iframe")

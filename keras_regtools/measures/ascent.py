@@ -45,7 +45,7 @@ class Climb:
 
 
 class NotFinite(Exception):
-    """A loss that is not finite: the climb ends."""
+    """A loss or a derivative that is not finite."""
 
 
 def _length(slope):
@@ -63,10 +63,11 @@ def lbfgsb(climb, start, iterations):
     Returns:
         The number of iterations made, at most `iterations`.
     """
-    scale = None
+    scale = here = None
 
     def fall(z, out):
-        nonlocal scale
+        nonlocal scale, here
+        here = z
         loss, slope = climb(z, out)
         if scale is None:
             # The box is tiny beside the loss: stretch the slope so that a step reaches its faces.
@@ -76,11 +77,31 @@ def lbfgsb(climb, start, iterations):
         return -scale * (loss - climb.loss)
 
     made = [0]
-    with contextlib.suppress(NotFinite):
-        minimize_in_unit_box(fall, start, iterations, made)
+    for _ in range(_RETURNS):
+        try:
+            minimize_in_unit_box(fall, start, iterations, made)
+        except NotFinite:
+            start = _nearer(climb, here)
+            if start is not None and made[0] < iterations:
+                continue
+        break
     return made[0]
 
 
+_RETURNS = 3  # climbs that a loss which is not finite may cut off
+
+
+def _nearer(climb, z):
+    """Half the way back to the weights, and again, until the loss is finite; or `None`."""
+    for _ in range(_HALVINGS):
+        z = 0.5 * z if isinstance(z, np.ndarray) else vectors.scaled(0.5, z)
+        with contextlib.suppress(NotFinite):
+            climb(z)
+            return z
+    return None
+
+
+_HALVINGS = 10
 _STRETCH = 1000.0
 
 
@@ -101,27 +122,40 @@ def projected_gradient(climb, z, radius, norm, iterations):
         The number of steps made.
     """
     ahead = _ahead_in_ball if norm == "l2" else _ahead_in_box
-    made = 0
-    with contextlib.suppress(NotFinite):
-        loss, slope = climb(z)
-        best = at_last = loss
-        best_place, before = (z, slope), z
-        step, halved, grew, since = 2 * radius, False, 0, 0
-        for made in range(1, iterations + 1):
-            before, z = z, ahead(z, slope, step, radius, before if made > 1 else None)
-            previous, (loss, slope) = loss, climb(z)
-            grew, since = grew + (loss > previous), since + 1
-            if loss > best:
-                best, best_place = loss, (z, slope)
-            if made in _checkpoints(iterations):
-                stalled = not halved and best <= at_last
-                halved = grew < 0.75 * since or stalled
-                if halved:
-                    step /= 2
-                    (z, slope), loss = best_place, best
-                    before = z
-                at_last, grew, since = best, 0, 0
+    made, found = 0, _finite(climb, z)
+    if found is None:
+        return made
+    z, loss, slope, _ = found
+    best = at_last = loss
+    best_place, before = (z, slope), z
+    step, halved, grew, since = 2 * radius, False, 0, 0
+    for made in range(1, iterations + 1):
+        found = _finite(climb, ahead(z, slope, step, radius, before if made > 1 else None))
+        if found is None:
+            return made
+        before, previous = z, loss
+        z, loss, slope, returned = found
+        step /= 2 if returned else 1
+        grew, since = grew + (loss > previous), since + 1
+        if loss > best:
+            best, best_place = loss, (z, slope)
+        if made in _checkpoints(iterations):
+            stalled = not halved and best <= at_last
+            halved = grew < 0.75 * since or stalled
+            if halved:
+                step /= 2
+                (z, slope), loss = best_place, best
+                before = z
+            at_last, grew, since = best, 0, 0
     return made
+
+
+def _finite(climb, z):
+    """`(z, loss, slope, returned)`, nearer to the weights if need be; `None` if it never is."""
+    with contextlib.suppress(NotFinite):
+        return z, *climb(z), False
+    nearer = _nearer(climb, z)
+    return None if nearer is None else (nearer, *climb(nearer), True)
 
 
 _MOMENTUM = 0.75

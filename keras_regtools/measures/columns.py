@@ -45,8 +45,13 @@ class RandomColumns:
     def normal_equations(self, vector):
         """`(AᵀA, Aᵀv)` in one pass."""
 
+        # A⁺ squares the condition of A, which is bad only where there are almost as many columns.
+        wide = "float64" if self.size < 16 * self.count else self.dtype
+
         def part(start, stop, block):
-            return (block.T @ block).astype("float64"), _along(vector[start:stop], block)
+            along = _along(vector[start:stop], block)
+            block = block.astype(wide, copy=False)
+            return (block.T @ block).astype("float64"), along
 
         gram, product = np.zeros((self.count, self.count)), np.zeros(self.count)
         for of_block, along in self._each(part):  # one by one: together they would fill the memory

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import Result, origin
+from keras_regtools.measures.result import Result, loss_surface, origin
 from keras_regtools.validation import one_of, positive_integer
 
 MATRICES = ("hessian", "gauss_newton")
@@ -43,12 +43,8 @@ class Curvature:
     """
 
     def __init__(self, surface, matrix, verbose=0):
-        if not hasattr(surface, "gnvp"):
-            raise TypeError(
-                f"Expected a `LossSurface`. Received: {surface!r} (of type {type(surface)})"
-            )
         self.matrix = one_of("matrix", matrix, MATRICES)
-        self.surface, self.params = surface, surface.params
+        self.surface, self.params = loss_surface(surface), surface.params
         self.size = vectors.size(self.params)
         types = {keras.backend.standardize_dtype(p.dtype) for p in self.params}
         self.dtype = np.dtype("float64" if "float64" in types else "float32")

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,7 +34,7 @@ def fisher_rao_norm(surface):
         A `FisherRaoNorm`.
 
     Raises:
-        ValueError: data or weights that the surface cannot take.
+        ValueError: a loss that is not the mean over its samples.
 
     Example:
 
@@ -46,7 +46,7 @@ def fisher_rao_norm(surface):
     >>> fisher_rao_norm(surface).value  # (2 · 2 w)²
     64.0
     """
-    params = surface.params
+    params = loss_surface(surface).params
     loss = surface.value(params)
     square, fourth = surface.slope_moments(params, params)
     samples = surface.data.samples

@@ -9,7 +9,7 @@ from keras import ops
 from keras_regtools import vectors
 from keras_regtools.measures.ascent import Climb, lbfgsb, projected_gradient
 from keras_regtools.measures.columns import GivenColumns, RandomColumns
-from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.measures.spaces import FullBox, Scaled, SubspaceBox
 from keras_regtools.validation import integer_from, one_of, positive, positive_integer
 
@@ -99,8 +99,8 @@ def keskar_sharpness(
 
     Raises:
         ValueError: `epsilon`, `iterations`, `draws` or `subspace` that is not positive, `restarts`
-            below zero, a subspace larger than the space, an unknown solver, several draws or
-            orthonormal columns without a random subspace.
+            below zero, a subspace larger than the space, columns that are dependent, an unknown
+            solver, several draws without a random subspace, orthonormal columns without any.
 
     Example:
 
@@ -116,7 +116,8 @@ def keskar_sharpness(
     iterations = positive_integer("iterations", iterations)
     draws = positive_integer("draws", draws)
     restarts = integer_from("restarts", restarts, 0)
-    start = surface.params
+    seed = integer_from("seed", seed, 0)
+    start = loss_surface(surface).params
     columns = _columns(subspace, start, draws, orthonormal, seed)
     solver = _solver(solver, vectors.size(start), subspace)
     loss, gradient = surface.value_and_gradient(start)
@@ -214,5 +215,13 @@ def _two_axes(columns, size):
         raise ValueError(
             f"Expected `subspace` to be a number, or columns of shape ({size}, p). "
             f"Received: an array of shape {columns.shape}"
+        )
+    if columns.shape[1] <= size and (
+        not np.all(np.isfinite(columns)) or np.linalg.matrix_rank(columns) < columns.shape[1]
+    ):
+        raise ValueError(
+            "Expected the columns of `subspace` to be finite and linearly independent. "
+            f"Received: an array of shape {columns.shape} with entries from {columns.min():g} to "
+            f"{columns.max():g}"
         )
     return columns

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import SharpnessResult, origin
-from keras_regtools.validation import positive, positive_integer
+from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
+from keras_regtools.validation import integer_from, positive, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +72,8 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
     """
     drop, largest = positive("drop", drop), positive("largest", largest)
     draws, bisections = positive_integer("draws", draws), positive_integer("bisections", bisections)
-    params = surface.params
+    seed = integer_from("seed", seed, 0)
+    params = loss_surface(surface).params
     loss, accuracy = surface.value_and_accuracy(params)
     tried = {0.0: np.full(draws, accuracy)}  # sigma -> accuracy of each draw
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_regtools import vectors
 from keras_regtools.measures.ascent import NORMS, Climb, projected_gradient
-from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.measures.spaces import Scaled
 from keras_regtools.validation import integer_from, one_of, positive, positive_integer
 
@@ -81,6 +81,7 @@ def average_sharpness(
     """
     rho, draws = positive("rho", rho), positive_integer("draws", draws)
     draw = LAWS[one_of("law", law, tuple(LAWS))]
+    seed, surface = integer_from("seed", seed, 0), loss_surface(surface)
     if normalize_logits:
         surface = surface.with_normalized_logits()
     params, rng = surface.params, np.random.default_rng(seed)
@@ -181,6 +182,7 @@ def worst_sharpness(
     """
     rho, steps = positive("rho", rho), positive_integer("steps", steps)
     norm, restarts = one_of("norm", norm, NORMS), integer_from("restarts", restarts, 0)
+    seed, surface = integer_from("seed", seed, 0), loss_surface(surface)
     if normalize_logits:
         surface = surface.with_normalized_logits()
     params, rng = surface.params, np.random.default_rng(seed)

@@ -52,8 +52,9 @@ def relative_flatness(
 
     Args:
         surface: A `LossSurface`.
-        layer: The layer, by name or itself; by default the last one with a kernel. Biases are not
-            counted.
+        layer: The layer, by name or itself; by default the last one with a kernel. Its first kernel
+            is measured, as that of dense and convolutional layers, whose last axis counts the
+            neurons; biases are not counted.
         matrix: `"hessian"`, or `"gauss_newton"`.
         tolerance: The relative standard error to stop at.
         sketch: Rows of the sketch of Hutch++; they cost two products each.

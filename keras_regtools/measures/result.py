@@ -48,6 +48,15 @@ class SharpnessResult(Result):
     samples: int | None
 
 
+def loss_surface(surface):
+    """`surface`, if it is a `LossSurface`."""
+    if not hasattr(surface, "gnvp"):
+        raise TypeError(
+            f"Expected a `LossSurface`. Received: {surface!r} (of type {type(surface)})"
+        )
+    return surface
+
+
 def origin(surface):
     """What each result says of its surface."""
     return {

@@ -6,7 +6,7 @@ import math
 from keras import ops
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import SharpnessResult, origin
+from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.validation import non_negative, positive, positive_integer
 
 
@@ -100,7 +100,7 @@ def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
 
 
 def _sharpness(surface, rho, m, scale):
-    params = surface.params
+    params = loss_surface(surface).params
     parts = [(surface, 1)]
     if m is not None:
         m = positive_integer("m", m)

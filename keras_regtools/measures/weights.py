@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.measures.result import Result, origin
+from keras_regtools.measures.result import Result, loss_surface, origin
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +48,7 @@ def weight_norm(surface):
     >>> weight_norm(LossSurface(model, np.ones((1, 2)), np.ones(1), loss="mse")).value
     5.0
     """
-    return _distance(surface, surface.params, None)
+    return _distance(surface, loss_surface(surface).params, None)
 
 
 def weight_distance(surface, start):
@@ -63,6 +63,7 @@ def weight_distance(surface, start):
         A `WeightDistance`.
 
     Raises:
+        TypeError: neither a model nor a list.
         ValueError: weights of another structure.
 
     Example:
@@ -75,7 +76,7 @@ def weight_distance(surface, start):
     >>> weight_distance(surface, [np.array([[3.0], [1.0]])]).value
     3.0
     """
-    there, _ = weights_of(surface, start, "start")
+    there, _ = weights_of(loss_surface(surface), start, "start")
     return _distance(surface, vectors.axpy(-1.0, there, surface.params), there)
 
 
@@ -91,7 +92,12 @@ def weights_of(surface, other, name):
         `(params, pairs)`, the latter of `(variable, value)` for the variables that the surface is
         not a function of; empty where `other` does not tell.
     """
-    weights = other.get_weights() if isinstance(other, keras.Model) else list(other)
+    if not isinstance(other, (keras.Model, list, tuple)):
+        raise TypeError(
+            f"Expected `{name}` to be a model or a list of arrays. "
+            f"Received: {name}={other!r} (of type {type(other)})"
+        )
+    weights = other.get_weights() if isinstance(other, keras.Model) else other
     shapes = [tuple(np.shape(w)) for w in weights]
     own = [tuple(v.shape) for v in surface.variables]
     every = [tuple(v.shape) for v in surface.model.weights]

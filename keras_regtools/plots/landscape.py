@@ -26,7 +26,7 @@ def line(result, ax=None):
         ax: Matplotlib axes to draw on; those of a new figure by default.
 
     Returns:
-        The axes of the loss; those of the accuracy are `ax.figure.axes[-1]`.
+        The axes of the loss; those of the accuracy are made after them.
 
     Reference:
         [Keskar et al., 2016](https://arxiv.org/abs/1609.04836), figure 3.
@@ -54,11 +54,12 @@ def line(result, ax=None):
         ax.axvline(place, color="black", linewidth=0.8, linestyle=":")
     ax.set(
         xlabel=result.label,
-        ylabel=_with_penalties("loss", result),
+        ylabel=_named("loss", result),
     )
     _title(ax, f"Loss along a {'curve' if result.path == 'curvilinear' else 'line'}", result)
     ax.grid(alpha=0.3)
-    ax.legend(curves, [c.get_label() for c in curves], fontsize=8)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 4}  # of both axes
+    ax.legend(curves, [c.get_label() for c in curves], fontsize=7, **below)
     return ax
 
 
@@ -83,7 +84,7 @@ def contour(result, ax=None, quantity="loss"):
         result.x, result.y, values, levels, norm=norm, colors="white", linewidths=0.4
     )
     ax.clabel(lines, lines.levels[::3], fontsize=6, fmt="%.3g")
-    bar = ax.figure.colorbar(filled, ax=ax, label=_with_penalties(_NAMES[quantity], result))
+    bar = ax.figure.colorbar(filled, ax=ax, label=_named(_NAMES[quantity], result))
     bar.ax.set_yticks(levels[::3], [f"{level:.3g}" for level in levels[::3]])
     if result.trajectory is not None:
         ax.plot(*result.trajectory.T, "o-", color="tab:orange", markersize=3, label="training")
@@ -127,7 +128,9 @@ def surface(result, ax=None, quantity="loss"):
         path, at = result.trajectory, [(result.x, 0), (result.y, 1)]
         column, row = (np.abs(a[:, None] - path[:, i]).argmin(axis=0) for a, i in at)
         ax.plot(*path.T, height[row, column], "o-", color="tab:orange", markersize=2.5, zorder=10)
-    label = _with_penalties(_NAMES[quantity], result)
+    column, row = (np.abs(a).argmin() for a in (result.x, result.y))
+    ax.plot([0], [0], [height[row, column]], "*", color="red", markersize=11, zorder=11)
+    label = _named(_NAMES[quantity], result)
     ax.set_xlabel(result.x_label.replace(" (", "\n("), fontsize=7)
     ax.set_ylabel(result.y_label.replace(" (", "\n("), fontsize=7)
     ax.set_zlabel(label, fontsize=8)
@@ -135,6 +138,7 @@ def surface(result, ax=None, quantity="loss"):
         ticks = [t for t in ax.get_zticks() if height.min() <= t <= height.max()]
         ax.set_zticks(ticks, [f"{10**t:.3g}" for t in ticks])
     ax.tick_params(labelsize=7)
+    ax.set_box_aspect(None, zoom=0.85)  # layouts do not count the labels of 3-D axes
     _title(ax, f"{_NAMES[quantity].capitalize()} over a plane", result)
     return ax
 
@@ -164,8 +168,8 @@ def _log_if_wide(ax, values):
         ax.set_yscale("log")
 
 
-def _with_penalties(name, result):
-    return f"{name} (with penalties)" if result.penalties and "loss" in name else name
+def _named(name, result):
+    return name if result.penalties or "loss" not in name else f"{name} (without penalties)"
 
 
 def _title(ax, title, result):

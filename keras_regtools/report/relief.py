@@ -54,11 +54,14 @@ def write_surface(result, path, *, title="Loss over a plane"):
         ) from error
     having = {n: label for n, label in _QUANTITIES.items() if getattr(result, n) is not None}
     figure = go.Figure()
+    places = {"the model": (np.zeros((1, 2)), {"color": "red", "size": 6, "symbol": "diamond"})}
+    if result.trajectory is not None:
+        places["training"] = (result.trajectory, {"color": "orange", "size": 3})
     for name, label in having.items():
         figure.add_trace(_relief(go, result, name, label, name == "loss"))
-        if result.trajectory is not None:
-            figure.add_trace(_path(go, result, name, name == "loss"))
-    each = 2 if result.trajectory is not None else 1
+        for place, (points, marker) in places.items():
+            figure.add_trace(_path(go, result, name, place, points, marker))
+    each = 1 + len(places)
     choices = [
         {
             "label": label,
@@ -82,11 +85,13 @@ def write_surface(result, path, *, title="Loss over a plane"):
             "yaxis": {"title": {"text": result.y_label}},
             "zaxis": {"title": {"text": having["loss"]}},
             "aspectmode": "cube",
+            "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 1.1}},
         },
         updatemenus=[
             _buttons(choices, 0.0),
             _buttons(scales, 0.75),
         ],
+        legend={"x": 0.02, "y": 0.9},
         margin={"l": 0, "r": 0, "t": 90, "b": 0},
     )
     path = pathlib.Path(os.fspath(path))
@@ -108,9 +113,9 @@ def _relief(go, result, name, label, visible):
     )
 
 
-def _path(go, result, name, visible):
-    """The trajectory, at the height of the nearest points of the grid."""
-    x, y = result.trajectory.T
+def _path(go, result, name, label, points, marker):
+    """Points of the plane, at the height of the nearest ones of the grid."""
+    x, y = points.T
     columns = np.abs(result.x[:, None] - x).argmin(axis=0)
     rows = np.abs(result.y[:, None] - y).argmin(axis=0)
     return go.Scatter3d(
@@ -118,11 +123,11 @@ def _path(go, result, name, visible):
         y=y,
         z=getattr(result, name)[rows, columns],
         mode="lines+markers",
-        line={"color": "orange", "width": 5},
-        marker={"size": 3, "color": "orange"},
-        name="training",
-        visible=visible,
-        showlegend=False,
+        line={"color": marker["color"], "width": 5},
+        marker=marker,
+        name=label,
+        visible=name == "loss",
+        legend="legend",
     )
 
 

@@ -29,6 +29,7 @@ class BatchLoss:
         self.training = mode == "training"
         self.batch_statistics = mode == "batch_statistics"
         self.normalized = False  # whether the logits are
+        self._is_of_samples = False  # until that was looked at
         self._chosen = [id(v) for v in chosen]
 
     def state(self, read=ops.convert_to_tensor):
@@ -130,6 +131,23 @@ class BatchLoss:
                 "Expected a model compiled with a loss. "
                 f"Received: the model {self.model.name!r}, compiled without one"
             )
+
+    def refuse_unless_of_samples(self, data):
+        """Raise unless the loss is the mean over samples that each have their own; looks once."""
+        if self._is_of_samples:
+            return
+        x, y, _, _ = next(data.tensors())
+        params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
+        state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
+        with backend.frozen_draws(), shadowed(self.shadows()):
+            outputs, _ = call_model(self.model, params, state, x, False)
+        reason = self.loss.not_of_samples(y, outputs)
+        if reason:
+            raise ValueError(
+                "Expected a loss that is the mean over its samples, each with a value of its own. "
+                f"Received: {reason}"
+            )
+        self._is_of_samples = True
 
     def _plus(self, loss, added):
         if self.penalties:

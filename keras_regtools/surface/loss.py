@@ -57,6 +57,22 @@ class Loss:
             losses = [losses] * len(tree.flatten(outputs))
         return [_link(loss) for loss in losses]
 
+    def not_of_samples(self, y, outputs):
+        """Why the loss is not the mean over samples that each have their own; `None` if it is."""
+        losses = tree.flatten(self._loss)
+        several = len(losses) > 1
+        for i, loss in enumerate(losses):
+            reduction = getattr(loss, "reduction", "sum_over_batch_size")
+            if reduction not in ("sum_over_batch_size", "mean"):
+                return f"the loss {kind(loss)!r} with reduction={reduction!r}"
+            if loss is None or isinstance(loss, str) or _module(loss).startswith("keras."):
+                continue
+            call = loss.call if isinstance(loss, keras.losses.Loss) else loss
+            parts = [tree.flatten(t)[i] if several else t for t in (y, outputs)]
+            if len(ops.shape(call(*parts))) == 0:
+                return f"the loss {kind(loss)!r}, which gives one value for all samples"
+        return None
+
     @property
     def single(self):
         """The one loss of one output; `None` if there are several or none."""

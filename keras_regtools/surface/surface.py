@@ -83,7 +83,6 @@ class LossSurface(Views):
                 f"Received: the model {model.name!r}, which has none"
             )
         self.variables = chosen_variables(model, layers)
-        self._given_loss = loss
         self.batch = BatchLoss(model, Loss(model, loss), self.mode, self.penalties, self.variables)
         self.data = as_batches(x, y, sample_weight, batch_size)
         self._take_data()
@@ -200,7 +199,12 @@ class LossSurface(Views):
 
         Returns:
             Two floats, means over the samples.
+
+        Raises:
+            ValueError: a vector of another structure, or a loss that is not the mean over its
+                samples.
         """
+        self.batch.refuse_unless_of_samples(self.data.first(_TRIED))
         return tuple(self._mean("slopes", self._checked(params), self._checked(v, "v"))[0])
 
     def check(self):

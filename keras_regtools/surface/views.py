@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_regtools.data import as_batches
 from keras_regtools.surface.answers import refuse_unless_categorical
-from keras_regtools.surface.batch import chosen_variables
+from keras_regtools.surface.batch import BatchLoss, chosen_variables
 
 
 class Views:
@@ -61,7 +61,7 @@ class Views:
         there.data = as_batches(x, y, sample_weight, self.batch_size)
         if there.data is not x:  # batches come from a surface, which took them
             there._take_data()
-        there.gradient_evaluations, there._restricted = 0, {}
+        there.gradient_evaluations = 0
         return there
 
     def read(self, variable):
@@ -101,15 +101,9 @@ class Views:
         """The surface of the same data with other arguments, or with normalized logits."""
         key = (normalized, *(id(v) for v in chosen))
         if key not in self._restricted:
-            self._restricted[key] = type(self)(
-                self.model,
-                self.data,
-                loss=self._given_loss,
-                mode=self.mode,
-                penalties=self.penalties,
-                layers=chosen,
-            )
-            self._restricted[key].batch.normalized = normalized
-        kin = copy.copy(self._restricted[key])
-        kin._weights, kin._searched = self._weights, self._searched
+            batch = BatchLoss(self.model, self.batch.loss, self.mode, self.penalties, chosen)
+            batch.normalized = normalized
+            self._restricted[key] = batch
+        kin = copy.copy(self)
+        kin.variables, kin.batch, kin.gradient_evaluations = chosen, self._restricted[key], 0
         return kin
