@@ -28,7 +28,7 @@ def main():
     args = options.parse_args()
     keras.utils.set_random_seed(args.seed)
     (x, y), _ = load_images(args.dataset, args.seed)
-    samples, steps = (128, 10) if args.smoke else (1024, 40)
+    samples, steps, products = (32, 10, 50) if args.smoke else (1024, 40, 1000)
 
     model = rt.applications.lenet5(x.shape[1:], classes=CLASSES)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
@@ -46,7 +46,7 @@ def main():
 
     surface = rt.LossSurface(model, x[:samples], y[:samples])
     largest = rt.measures.hessian_eigenvalues(surface, k=CLASSES, tolerance=0.01)
-    trace = rt.measures.hessian_trace(surface)
+    trace = rt.measures.hessian_trace(surface, max_products=products)
     share = rt.measures.gradient_share(surface, k=CLASSES)
     spectrum = rt.measures.hessian_density(surface, steps=steps, draws=5)
     layers = rt.measures.by_layer(

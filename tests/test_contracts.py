@@ -97,6 +97,21 @@ TABLES = {  # measures of several surfaces
 }
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """A fitted model and its surface in training mode, which no measure changes."""
+    model = model_for_fits()
+    fit(model)
+    return model, rt.LossSurface(model, X, Y, mode="training")
+
+
+@pytest.fixture(scope="module")
+def surfaces():
+    """Of one model, by the size of their batches; they hold what was traced."""
+    model = model_for_fits()
+    return {size: rt.LossSurface(model, X, Y, batch_size=size) for size in (7, 40)}
+
+
 @pytest.fixture(params=MEASURES)
 def measure(request):
     return MEASURES[request.param]
@@ -112,28 +127,25 @@ def test_every_measure_has_a_row():
     assert public == {*MEASURES, *TABLES}
 
 
-def test_a_measure_leaves_the_model_as_it_was(measure_or_table):
-    model = model_for_fits()
-    fit(model)
+def test_a_measure_leaves_the_model_as_it_was(measure_or_table, trained):
+    model, surface = trained
     before = numbers([*model.variables, *model.optimizer.variables])
-    measure_or_table(rt.LossSurface(model, X, Y, mode="training"))
+    measure_or_table(surface)
     assert same([*model.variables, *model.optimizer.variables], before)
 
 
-def test_a_measure_repeats_itself(measure_or_table):
-    surface = rt.LossSurface(model_for_fits(), X, Y)
-    assert measure_or_table(surface) == measure_or_table(surface)
+def test_a_measure_repeats_itself(measure_or_table, surfaces):
+    assert measure_or_table(surfaces[7]) == measure_or_table(surfaces[7])
 
 
-def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure):
-    model = model_for_fits()
-    values = [measure(rt.LossSurface(model, X, Y, batch_size=n)).value for n in (7, 40)]
+def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure, surfaces):
+    values = [measure(surface).value for surface in surfaces.values()]
     assert values[0] == pytest.approx(values[1], rel=0.02)
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_a_result_is_frozen_and_flat(name):
-    result = MEASURES[name](rt.LossSurface(model_for_fits(), X, Y))
+def test_a_result_is_frozen_and_flat(name, surfaces):
+    result = MEASURES[name](surfaces[7])
     assert all(type(value) is float for value in result.scalars().values())
     assert next(iter(result.scalars())) == "value"
     assert result.scalars()["value"] == result.value
@@ -167,6 +179,21 @@ def make(request, tmp_path):
     return lambda: CALLBACKS[request.param](tmp_path)
 
 
+@functools.cache
+def model_for_many_fits(number=1, policy="float32", **compile_arguments):
+    """For checks of what a fit gives, not of what it begins with: its step is traced once."""
+    keras.config.set_dtype_policy(policy)
+    return model_for_fits(**compile_arguments)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A model fitted without anything that watches."""
+    model = model_for_fits()
+    fit(model)
+    return model
+
+
 def test_every_callback_has_a_row():
     assert set(rt.callbacks.__all__) == set(CALLBACKS)
 
@@ -174,17 +201,16 @@ def test_every_callback_has_a_row():
 def test_logs_are_floats_under_the_same_keys_in_every_epoch(make):
     seen = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
-    history = fit(model_for_fits(), [make(), watch], epochs=4)
+    history = fit(model_for_many_fits(), [make(), watch], epochs=4)
     assert [set(logs) for logs in seen] == [set(seen[0])] * 4
     assert all(isinstance(value, float) for logs in seen for value in logs.values())
     assert all(len(values) == 4 for values in history.history.values())
 
 
 @pytest.mark.parametrize("name", WATCHING)
-def test_watching_does_not_change_the_weights_by_a_bit(name, tmp_path):
-    watched, alone = model_for_fits(), model_for_fits()
+def test_watching_does_not_change_the_weights_by_a_bit(name, alone, tmp_path):
+    watched = model_for_fits()
     fit(watched, [CALLBACKS[name](tmp_path)])
-    fit(alone)
     assert same(watched.weights, alone.weights)
     assert same(watched.optimizer.variables, alone.optimizer.variables)
 
@@ -199,12 +225,11 @@ def test_all_that_record_and_measure_together_change_no_bit_of_a_plain_model(tmp
 
 
 def test_a_copy_works_and_shares_the_data(make):
-    original = make()
-    fit(model_for_fits(), [copy.deepcopy(original)])
-    model = model_for_fits()
+    original, model = make(), model_for_many_fits()
+    fit(model, [copy.deepcopy(original)])
     fit(model, [original])
     again = copy.deepcopy(original)
-    history = fit(model_for_fits(), [again])
+    history = fit(model_for_many_fits(2), [again])
     assert set(history.history) >= {"loss", "accuracy"}
     if hasattr(original, "data"):
         assert again.data is original.data
@@ -212,10 +237,10 @@ def test_a_copy_works_and_shares_the_data(make):
 
 def test_one_callback_serves_two_fits_and_two_models(make):
     callback = make()
-    model = model_for_fits()
+    model = model_for_many_fits()
     first = fit(model, [callback])
     second = fit(model, [callback])
-    third = fit(model_for_fits(), [callback])
+    third = fit(model_for_many_fits(2), [callback])
     assert set(first.history) == set(second.history) == set(third.history)
 
 
@@ -226,25 +251,26 @@ def test_one_callback_serves_two_fits_and_two_models(make):
     ids=str,
 )
 def test_it_works_however_the_step_is_compiled(name, arguments, tmp_path):
-    history = fit(model_for_fits(**arguments), [CALLBACKS[name](tmp_path)])
+    history = fit(model_for_many_fits(**arguments), [CALLBACKS[name](tmp_path)])
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
 def test_it_works_in_mixed_precision(make):
     keras.config.set_dtype_policy("mixed_float16")
-    history = fit(model_for_fits(), [make()])
+    history = fit(model_for_many_fits(policy="mixed_float16"), [make()])
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
 def test_it_works_on_one_epoch_of_one_batch(make):
-    history = model_for_fits().fit(X[:8], Y[:8], batch_size=8, callbacks=[make()], verbose=0)
+    model = model_for_many_fits()
+    history = model.fit(X[:8], Y[:8], batch_size=8, callbacks=[make()], verbose=0)
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_all_write_into_one_set_of_records_wherever_they_stand(order, tmp_path):
     together = [CALLBACKS[name](tmp_path) for name in CALLBACKS][::order]
-    fit(model_for_fits(), together)
+    fit(model_for_many_fits(), together)
     (shared,) = {id(callback.records): callback.records for callback in together}.values()
     assert set(shared.names()) >= {
         "loss",
@@ -265,9 +291,9 @@ def test_all_write_into_one_set_of_records_wherever_they_stand(order, tmp_path):
 
 def test_two_fits_have_two_sets_of_records():
     callback = rt.callbacks.PenaltyMonitor()
-    fit(model_for_fits(), [callback])
+    fit(model_for_many_fits(), [callback])
     first = callback.records
-    fit(model_for_fits(), [callback])
+    fit(model_for_many_fits(), [callback])
     assert callback.records is not first
     assert callback.records.series("penalty")[0] == [0, 1, 2]
 

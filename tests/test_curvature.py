@@ -1,6 +1,7 @@
 """The measures of curvature, against closed forms."""
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -61,6 +62,12 @@ def assert_spectrum(surface, truth):
     np.testing.assert_allclose(nodes[:, [0, -1]], [truth[[0, -1]]] * 2, atol=RTOL * scale)
 
 
+@pytest.fixture(scope="module")
+def saddle():
+    """No measure changes it, and it holds what was traced."""
+    return problems.PROBLEMS["saddle"].surface()
+
+
 @pytest.mark.parametrize("name", problems.PROBLEMS)
 def test_a_problem_has_the_spectrum_of_its_closed_form(name):
     problem = problems.PROBLEMS[name]
@@ -85,11 +92,10 @@ def test_the_ends_of_a_saddle():
         assert measures.hessian_trace(surface).estimate == pytest.approx(-2, rel=RTOL)
 
 
-def test_the_value_of_several_is_the_most_extreme_one():
-    surface = problems.PROBLEMS["saddle"].surface()
+def test_the_value_of_several_is_the_most_extreme_one(saddle):
     high, low = -1 + math.sqrt(10), -1 - math.sqrt(10)
     for which, expected in (("largest", high), ("smallest", low), ("magnitude", low)):
-        found = measures.hessian_eigenvalues(surface, k=2, which=which)
+        found = measures.hessian_eigenvalues(saddle, k=2, which=which)
         assert found.value == found.scalars()["value"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -181,8 +187,8 @@ def test_eigenvectors_are_unit_vectors_that_the_hessian_stretches(which):
     assert np.all(np.diff(found.eigenvalues) <= 0)
 
 
-def test_eigenvectors_are_given_only_when_asked_for():
-    assert measures.hessian_eigenvalues(problems.PROBLEMS["saddle"].surface()).eigenvectors is None
+def test_eigenvectors_are_given_only_when_asked_for(saddle):
+    assert measures.hessian_eigenvalues(saddle).eigenvectors is None
 
 
 # --- the share of the gradient ------------------------------------------------------------------
@@ -190,15 +196,15 @@ def test_eigenvectors_are_given_only_when_asked_for():
 H, SHIFT = np.array([1.0, 10.0, 100.0, 0.5]), np.array([1.0, 0.3, -0.05, 4.0])
 
 
-def bowl(shift):
-    problem = problems.diagonal_quadratic(H, shift, np.zeros(4), 0.25)
-    return problem.surface()
+@functools.cache
+def bowl(*shift):
+    return problems.diagonal_quadratic(H, shift, np.zeros(4), 0.25).surface()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_the_share_of_a_quadratic_is_that_of_its_steepest_axes(k):
     with problems.float64():
-        found = measures.gradient_share(bowl(SHIFT), k, tolerance=1e-6)
+        found = measures.gradient_share(bowl(*SHIFT), k, tolerance=1e-6)
     squares = np.sort((H * SHIFT) ** 2)  # only for telling them apart from the axes
     along = ((H * SHIFT) ** 2)[np.argsort(-H)]
     assert not np.array_equal(squares[::-1], along)
@@ -211,12 +217,12 @@ def test_the_share_of_a_quadratic_is_that_of_its_steepest_axes(k):
 @pytest.mark.parametrize(("axis", "expected"), [(2, 1), (1, 0)])
 def test_a_gradient_along_the_top_is_all_there_and_one_beside_it_not_at_all(axis, expected):
     with problems.float64():
-        found = measures.gradient_share(bowl(np.eye(4)[axis]), 1, tolerance=1e-6)
+        found = measures.gradient_share(bowl(*np.eye(4)[axis]), 1, tolerance=1e-6)
     assert found.value == pytest.approx(expected, abs=1e-5)
 
 
 def test_at_a_minimum_there_is_no_share():
-    found = measures.gradient_share(bowl(np.zeros(4)), 2)
+    found = measures.gradient_share(bowl(0, 0, 0, 0), 2)
     assert found.gradient_norm == 0
     assert math.isnan(found.value)
     assert np.all(np.isnan(found.shares))
@@ -441,11 +447,10 @@ def test_it_is_positive_semidefinite_where_the_hessian_is_not():
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_a_bar_is_drawn_only_when_asked_for(name, capsys):
-    surface = problems.PROBLEMS["saddle"].surface()
-    quiet = MEASURES[name](surface)
+def test_a_bar_is_drawn_only_when_asked_for(name, saddle, capsys):
+    quiet = MEASURES[name](saddle)
     assert capsys.readouterr() == ("", "")
-    shown = MEASURES[name](surface, verbose=1)
+    shown = MEASURES[name](saddle, verbose=1)
     out = capsys.readouterr().out
     assert f"{shown.products}/{shown.products}" in out
     assert out.endswith("\n")
@@ -454,11 +459,15 @@ def test_a_bar_is_drawn_only_when_asked_for(name, capsys):
     assert shown == quiet
 
 
-@pytest.mark.parametrize("name", MEASURES)
-def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name):
+@pytest.fixture(scope="module")
+def without_penalties():
     problem = problems.PROBLEMS["quadratic off its minimum"]
-    surface = problem.surface(mode="batch_statistics", penalties=False)
-    found, again, other = (MEASURES[name](surface, seed=seed) for seed in (0, 0, 1))
+    return problem.surface(mode="batch_statistics", penalties=False)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name, without_penalties):
+    found, again, other = (MEASURES[name](without_penalties, seed=seed) for seed in (0, 0, 1))
     assert found == again
     assert found != other
     assert found != dataclasses.replace(again, seed=5)
@@ -474,11 +483,10 @@ def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name):
         found.products = 0
 
 
-def test_eigenvectors_count_in_equality():
-    surface = problems.PROBLEMS["saddle"].surface()
-    found = measures.hessian_eigenvalues(surface, eigenvectors=True)
-    assert found == measures.hessian_eigenvalues(surface, eigenvectors=True)
-    assert found != measures.hessian_eigenvalues(surface)
+def test_eigenvectors_count_in_equality(saddle):
+    found = measures.hessian_eigenvalues(saddle, eigenvectors=True)
+    assert found == measures.hessian_eigenvalues(saddle, eigenvectors=True)
+    assert found != measures.hessian_eigenvalues(saddle)
 
 
 SCALARS = {
@@ -491,8 +499,8 @@ SCALARS = {
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_the_numbers_of_a_result(name):
-    found = MEASURES[name](problems.PROBLEMS["saddle"].surface())
+def test_the_numbers_of_a_result(name, saddle):
+    found = MEASURES[name](saddle)
     scalars = found.scalars()
     assert sorted(scalars) == sorted(["value", *SCALARS[name].split()])
     assert next(iter(scalars)) == "value"
@@ -521,16 +529,19 @@ def test_a_density_knows_means_and_curves():
     assert math.isnan(measures.hessian_density(surface, draws=1).mean(np.abs)[1])
 
 
+@pytest.fixture(scope="module")
+def small():
+    return rt.LossSurface(small_net(), X, LABELS)
+
+
 @pytest.mark.parametrize("name", MEASURES)
-def test_the_products_are_counted_and_what_is_allowed_is_kept(name):
-    surface = rt.LossSurface(small_net(), X, LABELS)
-    made = []
-    product = surface.hvp
-    surface.hvp = lambda params, v: made.append(len(v)) or product(params, v)
+def test_the_products_are_counted_and_what_is_allowed_is_kept(name, small, monkeypatch):
+    made, product = [], small.hvp
+    monkeypatch.setattr(small, "hvp", lambda params, v: made.append(len(v)) or product(params, v))
     allowed = {"trace": {"max_products": 42}, "density": {"steps": 4, "draws": 7}}.get(
         name, {"max_products": 4, "tolerance": 1e-9}
     )
-    found = MEASURES[name](surface, **allowed)
+    found = MEASURES[name](small, **allowed)
     assert found.products == sum(made) == {"trace": 40, "density": 28}.get(name, 4)
     if name != "density":
         assert not found.converged
@@ -632,13 +643,19 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_one_sentence(name):
-    measure, arguments, expected = BAD[name]
+@pytest.fixture(scope="module")
+def without_products():
     surface = problems.PROBLEMS["quadratic at its minimum"].surface()
-    surface.hvp = surface.gnvp = None  # before any product
+    surface.hvp = surface.gnvp = None
+    return surface
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_one_sentence(name, without_products):
+    """Before any product."""
+    measure, arguments, expected = BAD[name]
     with pytest.raises(ValueError) as caught:
-        MEASURES[measure](surface, **arguments)
+        MEASURES[measure](without_products, **arguments)
     assert str(caught.value) == expected
 
 

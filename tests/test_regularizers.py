@@ -1,5 +1,6 @@
 """The penalties: Keras' formulas, with a strength that acts at once whenever it is assigned."""
 
+import functools
 import math
 
 import keras
@@ -141,6 +142,7 @@ def test_training_is_that_of_keras(ours, keras_own, strengths, jit_compile):
     _assert_equal(*(model.get_weights() for model in models), rtol=rtol)
 
 
+@functools.cache
 def _with_keras_own(jit_compile, first, then):
     """Weights and losses of two epochs with one fixed strength and two with another."""
     losses, weights = [], None
