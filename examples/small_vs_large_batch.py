@@ -16,23 +16,15 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+from _batch_report import EPSILONS, GROUPS, report
 from _data import DATASETS, load_images
 from _options import add_dataset, parser, positive
 
 import keras_regtools as rt
 
 NETWORKS = {"f1": rt.applications.f1, "c1": rt.applications.c1, "c2": rt.applications.c2}
-GROUPS = ("small", "large", "scaled")
-EPSILONS = (1e-3, 5e-4)
 RATE = 1e-3  # Adam's default
-# Keskar et al. (2016), tables 2 to 4: small / large batch.
-PUBLISHED = {
-    "f1": ("98.03 / 97.81", "1.23 / 205.14", ".61 / 42.90", ".11 / 9.22", ".05 / 9.17"),
-    "c1": ("80.04 / 77.26", "28.58 / 707.23", "7.08 / 227.31", "2.18 / 137.25", ".71 / 29.50"),
-    "c2": ("89.24 / 87.26", "8.68 / 925.32", "2.07 / 175.31", ".95 / 25.09", ".31 / 5.82"),
-}
 
 
 def main():
@@ -41,12 +33,14 @@ def main():
     (x, y), (x_test, y_test) = load_images(args.dataset, args.seed, padded=False)
     if args.smoke:
         x, y, x_test, y_test = x[:128], y[:128], x_test[:64], y_test[:64]
-        args.seeds, args.subspace = 1, 5
+        args.seeds, args.subspace, args.samples = 1, 5, len(x)
     small = args.small_batch or (16 if args.dataset == "digits" else 256)
     large = args.large_batch or round(len(x) * (0.25 if args.dataset == "digits" else 0.1))
     sizes = {"small": small, "large": large, "scaled": large}
 
-    make = functools.partial(rt.applications.f1, units=16) if args.smoke else NETWORKS[args.network]
+    make = NETWORKS[args.network]
+    if args.smoke and args.network == "f1":
+        make = functools.partial(make, units=16)
     keras.utils.set_random_seed(args.seed)
     model = make(x.shape[1:])
     model.compile(
@@ -198,69 +192,6 @@ def parametric(model, ends, seed, training, test, args):
         )
         for group, path in (("large", "linear"), ("large", "curvilinear"), ("scaled", "linear"))
     }
-
-
-def report(table, sizes, args):
-    """The paper's table for these runs, and what it says of the claim."""
-    columns = ["test accuracy"] + [
-        f"{name} {epsilon:g}" for name in ("full", "subspace") for epsilon in EPSILONS
-    ]
-    groups = {g: table[table["group"] == g] for g in GROUPS}
-    text = [
-        f"\n{args.network.upper()} on {args.dataset}, {args.seeds} seeds, each until the training "
-        f"loss is {args.target:g}; sharpness on {args.samples} images with batch statistics.\n",
-        f"{'':24}" + "".join(f"{f'{g} ({sizes[g]})':>20}" for g in GROUPS) + "   published",
-    ]
-    for i, column in enumerate([*columns, "ratio", "distance", "steps"]):
-        scale = 100 if "accuracy" in column else 1
-        cells = [_with_spread(scale * groups[g][column]) for g in GROUPS]
-        published = PUBLISHED[args.network][i] if i < len(columns) else ""
-        published = {"ratio": "4 at a smooth minimum"}.get(column, published)
-        text.append(f"{column:24}" + "".join(f"{cell:>20}" for cell in cells) + f"   {published}")
-    ratio = groups["small"]["distance"].mean() / groups["large"]["distance"].mean()
-    text.append(f"{'distance, small / large':24}{ratio:>20.2f}{'':40}   3 to 10")
-    data = {"f1": "MNIST"}.get(args.network, "CIFAR-10")
-    text.append(
-        f"(published: Keskar et al., 2016, {args.network.upper()} on {data}, small / large)"
-    )
-    return "\n".join([*text, "", *findings(groups, args)])
-
-
-def _with_spread(values):
-    spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
-    return f"{values.mean():.4g}{spread}"
-
-
-def findings(groups, args):
-    """Plain sentences, from the numbers."""
-    short = groups["small"]["reached"].sum() + groups["large"]["reached"].sum()
-    if short < 2 * args.seeds:
-        yield (
-            f"Of the runs with the small or the large batch {2 * args.seeds - short} did not reach "
-            "the loss: what follows compares minimizers with minimizers that are none."
-        )
-    sharp = {g: groups[g]["full 0.001"].to_numpy() for g in GROUPS}
-    times = np.median(sharp["large"] / sharp["small"])
-    wins = int(np.sum(sharp["large"] > sharp["small"]))
-    inside = np.sum(
-        groups["large"]["subspace 0.001"].to_numpy() > groups["small"]["subspace 0.001"]
-    )
-    held = {args.seeds: "held", 0: "did not hold"}.get(wins, "held only in part")
-    gap = 100 * (groups["small"]["test accuracy"].mean() - groups["large"]["test accuracy"].mean())
-    side = "lower" if gap > 0 else "higher"
-    yield (
-        f"The claim that large batches find sharper minimizers {held} on this data: the large one "
-        f"was sharper in {wins} of {args.seeds} seeds, {times:.2g} times in the median (in the "
-        f"random subspace in {inside}), and its test accuracy was {abs(gap):.2f} points {side}."
-    )
-    flatter = int(np.sum(sharp["scaled"] < sharp["large"]))
-    times = np.median(sharp["scaled"] / sharp["large"])
-    steps = groups["scaled"]["steps"].mean() / groups["large"]["steps"].mean()
-    yield (
-        f"With its rate scaled ({args.rule}) and warmed up the large batch became flatter in "
-        f"{flatter} of {args.seeds} seeds, {times:.2g} times as sharp in the median, and took "
-        f"{steps:.2g} times the steps."
-    )
 
 
 def draw(table, lines, sizes, args):

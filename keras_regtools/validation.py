@@ -50,6 +50,13 @@ def non_negative(name, value):
     )
 
 
+def share(name, value):
+    """`value` as a float between 0 and 1."""
+    return float(
+        _number(name, value, "a number between 0 and 1", lambda v: _is_finite(v) and 0 < v < 1)
+    )
+
+
 def rate(name, value):
     """`value` as a float in [0, 1), a dropout rate."""
     return float(_number(name, value, "a number in [0, 1)", lambda v: _is_finite(v) and 0 <= v < 1))

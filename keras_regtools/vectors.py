@@ -13,7 +13,17 @@ def dot(a, b):
 
 def norm(a):
     """Euclidean norm of a vector, as a Python float."""
-    return math.sqrt(dot(a, a))
+    square = dot(a, a)
+    if 1e-30 < square < 1e30:
+        return math.sqrt(square)
+    # The squares may be beyond single precision where the entries are not.
+    largest = max(
+        (float(ops.convert_to_numpy(ops.max(ops.abs(x)))) for x in a if size([x])), default=0.0
+    )
+    if not 0 < largest < math.inf:
+        return largest
+    a = [x / largest for x in a]
+    return largest * math.sqrt(dot(a, a))
 
 
 def axpy(scale, a, b):

@@ -488,3 +488,30 @@ def test_bad_input_is_refused_before_the_loss_is_evaluated(name, slope):
         keskar_sharpness(slope, **arguments)
     assert str(caught.value) == message
     assert slope.gradient_evaluations == before
+
+
+@pytest.mark.parametrize("solver", ["l-bfgs-b", "projected_gradient"])
+def test_behind_a_wall_the_climb_turns_back_and_finds_a_finite_rise(solver):
+    # The loss is finite on a tenth of each side of the box alone.
+    surface = problems.function_surface(lambda w: -ops.sum(ops.log(1 - w / 0.01)), (0.0, 0.0))
+    for seed in range(4):
+        found = keskar_sharpness(surface, epsilon=0.1, seed=seed, solver=solver)
+        assert not found.finite
+        assert 50 < found.value < np.inf
+        assert found.iterations <= 10
+
+
+@pytest.mark.parametrize("columns", [np.ones((3, 2)), np.zeros((3, 1)), np.full((3, 1), np.nan)])
+def test_columns_that_span_nothing_are_refused(columns):
+    with pytest.raises(ValueError) as caught:
+        keskar_sharpness(problems.PROBLEMS["linear"].surface(), subspace=columns)
+    assert str(caught.value) == (
+        "Expected the columns of `subspace` to be finite and linearly independent. Received: an "
+        f"array of shape {columns.shape} with entries from {columns[0, 0]:g} to {columns[0, 0]:g}"
+    )
+
+
+def test_a_model_in_place_of_a_surface_is_refused():
+    model = problems.function_model(lambda w: ops.sum(w), (1.0,))
+    with pytest.raises(TypeError, match=r"^Expected a `LossSurface`\. Received: <Sequential"):
+        keskar_sharpness(model)

@@ -455,7 +455,7 @@ def test_a_trajectory_is_drawn_where_it_lies_by_least_squares():
     walk = [[[1.0, 2.0, 3.0] + a * first + b * second + aside] for a, b in steps]
     plane = loss_plane(surface, [[first], [second]], trajectory=walk, points=2)
     np.testing.assert_allclose(plane.trajectory, steps, atol=1e-5)
-    np.testing.assert_allclose(plane.x, [-0.5, 2.5], atol=1e-5)
+    np.testing.assert_allclose(plane.x, [-1, 2.5], atol=1e-5)  # as far as without it at least
     kept = Directions([[first], [second]], ["a", "b"], trajectory=steps + 1)
     own = loss_plane(surface, kept, trajectory=walk, points=2)  # the one that is given counts
     np.testing.assert_allclose(own.trajectory, steps, atol=1e-5)
@@ -609,6 +609,8 @@ def test_numpy_reads_a_file_without_us(tmp_path):
             "x_label": "direction 1",
             "y_label": "direction 2",
             "batch_norm": "none",
+            "evaluations": 12,
+            "batch_size": 256,
             "mode": "inference",
             "penalties": True,
             "samples": 4,
@@ -946,3 +948,18 @@ def test_frozen_weights_that_differ_are_refused():
     )
     second.get_layer("hidden").set_weights(first.get_layer("hidden").get_weights())
     assert loss_line(surface, second, alphas=[0, 1]).loss[0] != 0
+
+
+@pytest.mark.parametrize("mode", ["inference", "batch_statistics"])
+def test_frozen_batch_normalization_alone_is_told(mode):
+    surface = rt.LossSurface(classifier(1, frozen=["bn"]), X, Y, mode=mode)
+    line = loss_line(surface, direction=rt.landscape.random_directions(surface, 1), points=2)
+    assert line.batch_norm == "frozen"
+    assert line.scalars()["evaluations"] == 2
+
+
+def test_an_eigenvector_that_is_not_converged_says_how_far_off_it_may_be():
+    surface = net()
+    rough = hessian_directions(surface, 2, max_products=3)
+    assert all(" ± " in label for label in rough.labels[1:])
+    assert not any("±" in label for label in hessian_directions(surface, 2).labels)

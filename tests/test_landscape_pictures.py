@@ -12,7 +12,7 @@ import pytest
 from keras_regtools import plots, report
 from keras_regtools.landscape import LossLine, LossPlane
 
-FROM = {"mode": "inference", "penalties": True, "samples": 8}
+FROM = {"evaluations": 8, "batch_size": 4, "mode": "inference", "penalties": True, "samples": 8}
 LINE = LossLine(
     alphas=np.array([0.0, 0.5, 1.0]),
     loss=np.array([1.0, 0.5, 2.0]),

@@ -948,7 +948,12 @@ WRONG = {
         {"norm": "l1"},
         "Argument `norm` must be one of 'l2', 'linf'. Received: norm='l1'",
     ),
-    "drop": ("pac_bayes_sharpness", {"drop": 0}, POSITIVE.format("drop", 0, int)),
+    "drop": (
+        "pac_bayes_sharpness",
+        {"drop": 1},
+        "Argument `drop` must be a number between 0 and 1. "
+        "Received: drop=1 (of type <class 'int'>)",
+    ),
     "largest": ("pac_bayes_sharpness", {"largest": -1}, POSITIVE.format("largest", -1, int)),
     "draws of noise": ("pac_bayes_sharpness", {"draws": 0}, COUNT.format("draws", 0, int)),
     "bisections": (
@@ -1062,3 +1067,88 @@ def test_logits_of_what_has_none_are_not_normalized(measure):
         f"cross-entropy. Received: the model {signs(400).model.name!r} with the loss "
         "'binarycrossentropy'"
     )
+
+
+# --- what a first review broke --------------------------------------------------------------------
+
+
+def two_headed(**arguments):
+    inputs = keras.Input((4,))
+    outputs = [
+        keras.layers.Dense(3, "softmax", name="a")(inputs),
+        keras.layers.Dense(1, name="b")(inputs),
+    ]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", ["sparse_categorical_crossentropy", "mse"])
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((12, 4)), [rng.integers(0, 3, 12), rng.standard_normal((12, 1))]
+    return rt.LossSurface(model, x, y, **arguments)
+
+
+def test_fisher_rao_with_sample_weights_for_each_output():
+    rng = np.random.default_rng(6)
+    surface = two_headed(sample_weight=[rng.uniform(size=12), rng.uniform(size=12)])
+    params = surface.params
+    slopes = [
+        rt.vectors.dot(params, surface.over(one).value_and_gradient(params)[1])
+        for one, _ in surface.data.rebatched(1).one_by_one()
+    ]
+    expected = np.mean(np.square(slopes))
+    assert rt.measures.fisher_rao_norm(surface).value == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "received"),
+    [
+        (
+            lambda y, z: ops.mean(ops.square(y - z)),
+            "the loss '<lambda>', which gives one value for all samples",
+        ),
+        (
+            lambda: keras.losses.MeanSquaredError(reduction="sum"),
+            "the loss 'meansquarederror' with reduction='sum'",
+        ),
+    ],
+)
+def test_fisher_rao_needs_a_loss_that_is_a_mean_over_samples(loss, received):
+    if loss.__code__.co_argcount == 0:
+        loss = loss()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    surface = rt.LossSurface(model, np.ones((4, 2)), np.ones((4, 1)), loss=loss)
+    with pytest.raises(ValueError) as caught:
+        rt.measures.fisher_rao_norm(surface)
+    assert str(caught.value) == (
+        "Expected a loss that is the mean over its samples, each with a value of its own. "
+        f"Received: {received}"
+    )
+
+
+def test_a_network_that_diverged_is_not_the_flattest_of_all():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    surface = rt.LossSurface(
+        model, np.ones((6, 2)), np.arange(6) % 3, loss="sparse_categorical_crossentropy"
+    )
+    model.set_weights([np.full(w.shape, np.nan) for w in model.get_weights()])
+    diverged = rt.measures.pac_bayes_sharpness(surface, draws=2, bisections=2)
+    assert np.isnan(diverged.value)
+    assert not diverged.finite
+    assert not diverged.converged
+    model.set_weights([np.zeros((2, 3)), np.array([1.0, 0.0, 0.0])])
+    low = rt.measures.pac_bayes_sharpness(surface, drop=0.5, draws=2, bisections=2)
+    assert low.accuracy == pytest.approx(1 / 3)
+    assert np.isnan(low.value)
+    assert low.finite
+
+
+def test_the_worst_case_of_each_batch_alone_is_their_mean():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.array([[2.0]])])
+    x = np.array([[1.0], [2.0], [3.0]])
+    surface = rt.LossSurface(model, x, np.zeros((3, 1)), loss="mse")
+    rises = [a * (2.1**2 - 2**2) for a in ((1 + 4) / 2, 9)]  # of two samples, and of one
+    found = rt.measures.worst_sharpness(surface, rho=0.1, m=2)
+    assert found.value == pytest.approx((2 * rises[0] + rises[1]) / 3, rel=1e-4)
+    spread = (2 * (rises[0] - found.value) ** 2 + (rises[1] - found.value) ** 2) / 3
+    assert found.stderr == pytest.approx(np.sqrt(spread), rel=1e-3)
+    assert found.m == 2
+    assert rt.measures.worst_sharpness(surface, rho=0.1).stderr is None

@@ -364,8 +364,10 @@ def test_a_trajectory_keeps_copies_from_the_beginning_and_after_each_epoch():
     assert trajectory.records.last("time/trajectory") > 0
 
 
-@pytest.mark.parametrize(("every", "epochs"), [(2, [0, 1, 3, 5]), (3, [0, 1, 4]), (9, [0, 1])])
-def test_a_trajectory_of_every_so_many_epochs_begins_with_the_first(every, epochs):
+@pytest.mark.parametrize(
+    ("every", "epochs"), [(2, [0, 1, 3, 5]), (3, [0, 1, 4, 5]), (9, [0, 1, 5])]
+)
+def test_a_trajectory_of_every_so_many_epochs_has_the_first_and_the_last(every, epochs):
     trajectory = WeightTrajectory(every)
     fit(model_of(), [trajectory], epochs=5)
     assert trajectory.epochs == epochs
@@ -407,3 +409,42 @@ def test_the_beginning_of_a_model_that_the_fit_builds_is_known_or_missed_at_once
             "Expected a built model. Received: the model 'raw', which has no weights yet. Call "
             "`model.build(input_shape)` or call it once on data."
         )
+
+
+def test_a_fit_that_goes_on_later_adds_to_the_trajectory():
+    trajectory, model = WeightTrajectory(), model_of()
+    fit(model, [trajectory], epochs=2)
+    first = trajectory.weights[0]
+    fit(model, [trajectory], epochs=4, initial_epoch=2)
+    assert trajectory.epochs == [0, 1, 2, 3, 4]
+    assert trajectory.weights[0] is first
+    later = WeightTrajectory()
+    fit(model, [later], epochs=6, initial_epoch=5)
+    assert later.epochs == [5, 6]
+
+
+def test_a_resumed_fit_begins_where_the_backup_was_restored(tmp_path):
+    class CutOff(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model_of(), [backup(), CutOff()], epochs=4)
+    trajectory = WeightTrajectory()
+    sharpness = Sharpness(X, Y, measures="weight_distance", every=1)
+    history = fit(model_of(seed=3), [sharpness, trajectory, backup()], epochs=4)
+    assert trajectory.epochs == [2, 3, 4]
+    expected = [distance(w, trajectory.weights[0]) for w in trajectory.weights[1:]]
+    assert history.history["sharpness/weight_distance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_settings_of_keskar_beside_other_measures_are_refused():
+    with pytest.raises(ValueError) as caught:
+        Sharpness(X, Y, measures="sam", epsilon=1e-2)
+    assert str(caught.value) == (
+        "Expected `epsilon` only beside the name 'keskar'. Received: measures='sam'"
+    )

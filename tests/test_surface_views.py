@@ -163,7 +163,7 @@ NOT_CLASSIFYING = {
         lambda: rt.LossSurface(network(None, 3, own_loss), X, ONE_HOT),
         "the model 'network' with the loss 'ownloss'",
     ),
-    "two outputs": (two_outputs, "the model 'two' with several losses"),
+    "two outputs": (two_outputs, "the model 'two' with several outputs"),
 }
 
 
@@ -531,3 +531,27 @@ def test_views_leave_every_variable_and_slot_as_it_was(mode):
     for a, b in zip(state(model), before, strict=True):
         np.testing.assert_array_equal(a, b)
     assert all("call" not in vars(layer) for layer in model.layers)
+
+
+def test_a_part_of_the_weights_keeps_the_loss_and_the_variables_of_the_beginning():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, "tanh", name="a"), layers.Dense(3, "softmax", name="b")]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    surface = rt.LossSurface(model, X, LABELS)
+    value, normalized = surface.value(), surface.with_normalized_logits().value()
+    model.compile("sgd", "sparse_categorical_crossentropy", loss_weights=[3.0])
+    assert surface.restricted("b").value() == pytest.approx(value, rel=1e-6)
+    model.get_layer("a").trainable = False
+    assert surface.with_normalized_logits().value() == pytest.approx(normalized, rel=1e-6)
+
+
+def test_two_outputs_with_one_loss_do_not_classify():
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(3, "softmax", name=name)(inputs) for name in "ab"]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    surface = rt.LossSurface(model, X, [LABELS, LABELS])
+    assert not surface.classifies
+    with pytest.raises(ValueError, match="whose logits can be normalized"):
+        surface.with_normalized_logits()

@@ -109,3 +109,15 @@ def test_random_vectors_have_the_same_draws_on_every_backend():
     (x,) = vectors.random_normal([ops.zeros((3,))], np.random.default_rng(0))
     expected = [0.12573022, -0.13210486, 0.64042264]
     np.testing.assert_allclose(ops.convert_to_numpy(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-18, 1.0, 1e18, 1e25])
+def test_a_norm_whose_squares_single_precision_cannot_hold(size):
+    a = [ops.convert_to_tensor(np.array([3 * size, 0.0], "float32")), ops.zeros((0,))]
+    a.append(ops.convert_to_tensor(np.array([[4 * size]], "float32")))
+    assert vectors.norm(a) == pytest.approx(5 * size, rel=1e-5)
+
+
+def test_the_norm_of_nothing_and_of_infinity():
+    assert vectors.norm([ops.zeros(3)]) == 0
+    assert vectors.norm([ops.convert_to_tensor(np.array([1.0, np.inf], "float32"))]) == np.inf

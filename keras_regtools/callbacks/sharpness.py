@@ -50,8 +50,8 @@ class Sharpness(Measure):
         every_steps: Measure every so many training steps instead.
         not_finite: What is logged for a number that is not finite, as for `Measure`.
         samples: Size of the subsample; `None` uses all data.
-        epsilon: Relative size of the box, for `"keskar"`.
-        iterations: L-BFGS-B iterations, for `"keskar"`.
+        epsilon: Relative size of the box, for `"keskar"`; 1e-3 by default.
+        iterations: L-BFGS-B iterations, for `"keskar"`; 10 by default.
         mode, batch_size, penalties: Those of the `LossSurface`.
         seed: Seed of the subsample and of what is random in the named measures.
 
@@ -86,17 +86,27 @@ class Sharpness(Measure):
         every_steps=None,
         not_finite=float("nan"),
         samples=1024,
-        epsilon=1e-3,
-        iterations=10,
+        epsilon=None,
+        iterations=None,
         mode="batch_statistics",
         batch_size=256,
         penalties=True,
         seed=0,
     ):
         keskar = {
-            "epsilon": positive("epsilon", epsilon),
-            "iterations": positive_integer("iterations", iterations),
+            name: check(name, value)
+            for name, value, check in (
+                ("epsilon", epsilon, positive),
+                ("iterations", iterations, positive_integer),
+            )
+            if value is not None
         }
+        named = [measures] if isinstance(measures, str) else measures
+        if keskar and not (isinstance(named, (list, tuple)) and "keskar" in named):
+            raise ValueError(
+                f"Expected `{next(iter(keskar))}` only beside the name 'keskar'. "
+                f"Received: measures={measures!r}"
+            )
         self._begun = _DistanceFromTheBeginning()
         chosen = {}
         for name, measure in _chosen(measures).items():
@@ -126,8 +136,15 @@ class Sharpness(Measure):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self._begun.start = None
         if self._begun in self.measures.values():
-            self._begun.start = keras_model(self.model).get_weights()
+            keras_model(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        # Not when the training begins: a backup is restored then.
+        if self._begun.start is None and self._begun in self.measures.values():
+            self._begun.start = self.model.get_weights()
 
     def __deepcopy__(self, memo):
         new = super().__deepcopy__(memo)  # which shares the measures

@@ -17,12 +17,13 @@ class WeightTrajectory(RecordingCallback):
     as `weights/distance`. The copies are in main memory, one of the model's size for each epoch.
 
     Args:
-        every: Keep those of every `every`-th epoch, beginning with the first.
+        every: Keep those of every `every`-th epoch, beginning with the first, and of the last.
 
     Attributes:
         weights: List of lists of arrays, in the order of `model.trainable_variables`; the first
             ones are those at the beginning.
-        epochs: How many epochs had been trained at each of them, 0 for the first.
+        epochs: How many epochs had been trained at each of them, 0 for the first; more for a fit
+            that begins with a later epoch. One that goes on where the last ended adds to it.
 
     Raises:
         ValueError: `every` below 1; when the fit begins, a model that is not built.
@@ -42,19 +43,35 @@ class WeightTrajectory(RecordingCallback):
         super().__init__("trajectory")
         self.every = positive_integer("every", every)
         self.weights, self.epochs = [], []
+        self._begins, self._ended = True, 0
 
     def on_train_begin(self, logs=None):
         keras_model(self.model)
-        self.weights, self.epochs = [], []
-        self._keep(0)
+        self._begins = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._begins:
+            return
+        self._begins = False  # not before: a backup is restored when the training begins
+        if epoch == 0 or self.epochs[-1:] != [epoch]:  # or this fit goes on where the last ended
+            self.weights, self.epochs = [], []
+            self._keep(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        if len(self.epochs) == 1 or epoch + 1 - self.epochs[-1] >= self.every:
-            with self.timed(epoch):
-                self._keep(epoch + 1)
-                pairs = zip(self.weights[-1], self.weights[0], strict=True)
-                square = sum(float(np.sum(np.square(a - b, dtype="float64"))) for a, b in pairs)
-                self.record(epoch, {"weights/distance": math.sqrt(square)})
+        self._ended = epoch + 1
+        if len(self.epochs) == 1 or self._ended - self.epochs[-1] >= self.every:
+            self._record()
+
+    def on_train_end(self, logs=None):
+        if self.epochs and self._ended > self.epochs[-1]:
+            self._record()
+
+    def _record(self):
+        with self.timed(self._ended - 1):
+            self._keep(self._ended)
+            pairs = zip(self.weights[-1], self.weights[0], strict=True)
+            square = sum(float(np.sum(np.square(a - b, dtype="float64"))) for a, b in pairs)
+            self.record(self._ended - 1, {"weights/distance": math.sqrt(square)})
 
     def _keep(self, epochs):
         variables = self.model.trainable_variables

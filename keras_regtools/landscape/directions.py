@@ -103,7 +103,8 @@ def hessian_directions(surface, k=2, **settings):
         **settings: Those of `measures.hessian_eigenvalues`.
 
     Returns:
-        `Directions`.
+        `Directions`; the labels tell the eigenvalues, with the error of those that are off by more
+        than 5 %.
 
     Raises:
         ValueError: as `measures.hessian_eigenvalues`.
@@ -118,8 +119,11 @@ def hessian_directions(surface, k=2, **settings):
     ['eigenvector 1 (λ = 9)', 'eigenvector 2 (λ = 1)']
     """
     found = hessian_eigenvalues(surface, k, eigenvectors=True, **{"tolerance": 1e-2, **settings})
-    pairs = enumerate(found.eigenvalues, 1)
-    return Directions(found.eigenvectors, [f"eigenvector {i} (λ = {v:.4g})" for i, v in pairs])
+    labels = []
+    for i, (value, residual) in enumerate(zip(found.eigenvalues, found.residuals, strict=True), 1):
+        doubt = "" if residual <= 0.05 * abs(value) else f" ± {residual:.2g}"
+        labels.append(f"eigenvector {i} (λ = {value:.4g}{doubt})")
+    return Directions(found.eigenvectors, labels)
 
 
 def principal_directions(surface, trajectory, k=2):

@@ -28,8 +28,10 @@ class LossLine(Result):
             test data or no accuracy.
         path: `"linear"`, `"curvilinear"` or `"direction"`.
         label: What the positions count.
-        batch_norm: How batch normalization was treated; `"none"` if there is none.
-        mode, penalties, samples: Those of the surface.
+        batch_norm: How batch normalization was treated; `"none"` if there is none, `"frozen"` if no
+            layer of it is trainable.
+        evaluations: Passes over training or test data for the points.
+        batch_size, mode, penalties, samples: Those of the surface.
     """
 
     alphas: np.ndarray
@@ -40,6 +42,8 @@ class LossLine(Result):
     path: str
     label: str
     batch_norm: str
+    evaluations: int
+    batch_size: int
     mode: str
     penalties: bool
     samples: int | None
@@ -144,7 +148,14 @@ def loss_line(
         "direction": lambda a: vectors.axpy(a, end, start),
     }[path]
     here = measured(start)  # a pass over the data, after which their number is known
-    settings = {"path": path, "label": label, "batch_norm": measured.batch_norm, **origin(surface)}
+    settings = {
+        "path": path,
+        "label": label,
+        "batch_norm": measured.batch_norm,
+        "evaluations": len(alphas) * len(measured.surfaces),
+        "batch_size": surface.batch_size,
+        **origin(surface),
+    }
     found = fill(
         measured.names,
         alphas.shape,

@@ -30,8 +30,10 @@ class LossPlane(Result):
             test data or no accuracy.
         trajectory: Array `(points, 2)`, where a training went; `None` without one.
         x_label, y_label: What the positions count.
-        batch_norm: How batch normalization was treated; `"none"` if there is none.
-        mode, penalties, samples: Those of the surface.
+        batch_norm: How batch normalization was treated; `"none"` if there is none, `"frozen"` if no
+            layer of it is trainable.
+        evaluations: Passes over training or test data for the points.
+        batch_size, mode, penalties, samples: Those of the surface.
     """
 
     x: np.ndarray
@@ -44,6 +46,8 @@ class LossPlane(Result):
     x_label: str
     y_label: str
     batch_norm: str
+    evaluations: int
+    batch_size: int
     mode: str
     penalties: bool
     samples: int | None
@@ -75,8 +79,8 @@ def loss_plane(
         directions: `"random"`, filter-normalised ones; `"hessian"`, the two top eigenvectors; what
             `random_directions`, `hessian_directions` or `principal_directions` made; or two lists
             of tensors or arrays like `surface.params`.
-        x, y: The positions along the two, in place of `points` of them in [−1, 1] or, for
-            directions with a trajectory, as far as that went and a quarter more.
+        x, y: The positions along the two, in place of `points` of them in [−1, 1] or, for principal
+            directions, as far as the training went and a quarter more.
         points: The number of those, along each direction.
         trajectory: A `callbacks.WeightTrajectory` or a list of lists of arrays like
             `surface.params`, to be drawn where it lies in the plane. Principal directions bring
@@ -111,7 +115,10 @@ def loss_plane(
     path = directions.trajectory
     if trajectory is not None:
         path = coordinates(surface, trajectory, [first, second])
-    spans = [(-1.0, 1.0)] * 2 if path is None else [_span(path[:, i]) for i in (0, 1)]
+    spans = [(-1.0, 1.0)] * 2
+    if path is not None:
+        least = 0.0 if directions.trajectory is not None else 1.0
+        spans = [_span(path[:, i], least) for i in (0, 1)]
     x, y = positions("x", x, spans[0], points), positions("y", y, spans[1], points)
     measured, start = Points(surface, test, batch_norm, accuracy), surface.params
     here = measured(start)  # a pass over the data, after which their number is known
@@ -119,6 +126,8 @@ def loss_plane(
         "x_label": directions.labels[0],
         "y_label": directions.labels[1],
         "batch_norm": measured.batch_norm,
+        "evaluations": len(x) * len(y) * len(measured.surfaces),
+        "batch_size": surface.batch_size,
         **origin(surface),
     }
     arrays = {"x": x, "y": y} | ({} if path is None else {"trajectory": path})
@@ -165,7 +174,8 @@ def _two(surface, directions, seed):
     return dataclasses.replace(directions, vectors=pair)
 
 
-def _span(along):
+def _span(along, least):
+    """Where a training went, with a margin, and at least so far to both sides."""
     low, high = min(along.min(), 0.0), max(along.max(), 0.0)
     margin = 0.25 * (high - low) or 1.0  # of a training that did not move along it
-    return low - margin, high + margin
+    return min(low - margin, -least), max(high + margin, least)

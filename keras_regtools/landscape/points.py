@@ -18,7 +18,8 @@ class Points:
         accuracy: Whether to compute it; `None` where it can be.
 
     Attributes:
-        batch_norm: How batch normalization is treated: `"none"` if there is none.
+        batch_norm: How batch normalization is treated: `"none"` if there is none, `"frozen"` if no
+            layer of it is trainable.
         names: The quantities, in order.
     """
 
@@ -37,7 +38,7 @@ class Points:
 
     def _treatment(self, surface, wanted):
         if not self.statistics.layers:
-            return "none"
+            return "frozen" if MovingStatistics(surface.model).layers else "none"
         own = "batch_statistics" if surface.mode != "inference" else "recalibrate"
         if wanted == "auto":
             return own
@@ -81,4 +82,4 @@ def positions(name, given, span, points):
             f"Expected `{name}` to be at least two different finite numbers. "
             f"Received: {name}={array.tolist()}"
         )
-    return np.sort(array)
+    return np.unique(array)

@@ -81,8 +81,9 @@ def lbfgsb(climb, start, iterations):
         try:
             minimize_in_unit_box(fall, start, iterations, made)
         except NotFinite:
-            start = _nearer(climb, here)
-            if start is not None and made[0] < iterations:
+            found = _nearer(climb, here)
+            if found is not None and made[0] < iterations:
+                start = found[0]
                 continue
         break
     return made[0]
@@ -92,12 +93,15 @@ _RETURNS = 3  # climbs that a loss which is not finite may cut off
 
 
 def _nearer(climb, z):
-    """Half the way back to the weights, and again, until the loss is finite; or `None`."""
+    """Half the way back to the weights, and again, until the loss is finite.
+
+    Returns:
+        `(z, loss, slope)`, or `None` if it never is.
+    """
     for _ in range(_HALVINGS):
         z = 0.5 * z if isinstance(z, np.ndarray) else vectors.scaled(0.5, z)
         with contextlib.suppress(NotFinite):
-            climb(z)
-            return z
+            return z, *climb(z)
     return None
 
 
@@ -155,7 +159,7 @@ def _finite(climb, z):
     with contextlib.suppress(NotFinite):
         return z, *climb(z), False
     nearer = _nearer(climb, z)
-    return None if nearer is None else (nearer, *climb(nearer), True)
+    return None if nearer is None else (*nearer, True)
 
 
 _MOMENTUM = 0.75

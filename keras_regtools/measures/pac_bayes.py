@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_regtools import vectors
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.validation import integer_from, positive, positive_integer
+from keras_regtools.validation import integer_from, positive, positive_integer, share
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -15,11 +15,13 @@ class PACBayesSharpness(SharpnessResult):
     """Result of `pac_bayes_sharpness`.
 
     Attributes:
-        value: 1/σ².
+        value: 1/σ²; NaN where the loss is not finite, or the accuracy too low to drop as far.
         sigma: σ, the standard deviation of the noise at which the accuracy has dropped.
         stderr: Standard error of σ over the draws, by the jackknife; NaN for a single draw.
         accuracy: The accuracy at the weights.
-        converged: Whether the accuracy dropped as far at all, up to the largest σ.
+        converged: Whether the accuracy dropped as far at all, up to the largest σ; if not, the
+            value is an upper bound.
+        finite: Whether the loss at the weights is.
         drop, draws, bisections, largest, seed: As given.
         loss, evaluations, mode, penalties, samples: As in every measure of flatness.
     """
@@ -28,6 +30,7 @@ class PACBayesSharpness(SharpnessResult):
     stderr: float
     accuracy: float
     converged: bool
+    finite: bool
     drop: float
     draws: int
     bisections: int
@@ -44,7 +47,7 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
 
     Args:
         surface: A `LossSurface` of a model that classifies.
-        drop: By how much the mean accuracy is to drop.
+        drop: By how much the mean accuracy is to drop, between 0 and 1.
         draws: Random directions.
         bisections: Halvings of [0, largest].
         largest: The largest σ.
@@ -55,7 +58,8 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
         the largest.
 
     Raises:
-        ValueError: an argument that is not positive, or a model whose accuracy cannot be computed.
+        ValueError: an argument that is not positive, a drop of 1 or more, or a model whose accuracy
+            cannot be computed.
 
     Example:
 
@@ -70,7 +74,7 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
     >>> abs(result.sigma - 0.7803) < 3 * result.stderr  # P(1 + σ z < 0) = 0.1
     True
     """
-    drop, largest = positive("drop", drop), positive("largest", largest)
+    drop, largest = share("drop", drop), positive("largest", largest)
     draws, bisections = positive_integer("draws", draws), positive_integer("bisections", bisections)
     seed = integer_from("seed", seed, 0)
     params = loss_surface(surface).params
@@ -91,13 +95,15 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
         middle = (low + high) / 2
         low, high = (low, middle) if drops(middle) else (middle, high)
     sigma = (low + high) / 2 if converged else largest
+    known = math.isfinite(loss) and accuracy >= drop
     return PACBayesSharpness(
-        value=1 / sigma**2,
+        value=1 / sigma**2 if known else math.nan,
         sigma=sigma,
         stderr=_jackknife(tried, accuracy - drop),
         loss=loss,
         accuracy=accuracy,
-        converged=bool(converged),
+        converged=bool(converged) and known,
+        finite=math.isfinite(loss),
         drop=drop,
         draws=draws,
         bisections=bisections,

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_regtools import vectors
 from keras_regtools.measures.ascent import NORMS, Climb, projected_gradient
+from keras_regtools.measures.parts import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.measures.spaces import Scaled
 from keras_regtools.validation import integer_from, one_of, positive, positive_integer
@@ -115,15 +116,19 @@ class WorstSharpness(SharpnessResult):
     """Result of `worst_sharpness`.
 
     Attributes:
-        value: The largest rise of the loss that was found: a lower bound.
-        maximum: The largest finite loss found in the ball.
-        rho, norm, adaptive, steps, restarts, normalize_logits, seed: As given.
+        value: The largest rise of the loss that was found: a lower bound. With `m`, the mean of
+            those of the batches.
+        stderr: The standard error of that mean over the batches; `None` without `m`.
+        maximum: The largest finite loss found in the ball, for any batch.
+        rho, m, norm, adaptive, steps, restarts, normalize_logits, seed: As given.
         finite: Whether the loss was finite wherever it was evaluated.
         loss, evaluations, mode, penalties, samples: As in every measure of flatness.
     """
 
+    stderr: float | None
     maximum: float
     rho: float
+    m: int | None
     norm: str
     adaptive: bool
     steps: int
@@ -137,6 +142,7 @@ def worst_sharpness(
     surface,
     *,
     rho=0.05,
+    m=None,
     norm="l2",
     adaptive=False,
     steps=20,
@@ -147,13 +153,15 @@ def worst_sharpness(
     """The largest rise of the loss in a ball around the weights: max L(w + δ) − L(w).
 
     Over ‖δ / c‖ ≤ ρ, with c = 1 or, adaptive, c = |w|: worst-case sharpness as in
-    [Andriushchenko et al., 2023](https://arxiv.org/abs/2302.07011), who measure on 1,024 samples.
-    The maximum is sought by 20 steps of APGD ([Croce and Hein, 2020](
-    https://arxiv.org/abs/2003.01690)) from a random point inside.
+    [Andriushchenko et al., 2023](https://arxiv.org/abs/2302.07011). They measure on 1,024 samples,
+    each batch of 128 alone, and take the mean: that is `m=128`. The maximum is sought by 20 steps
+    of APGD ([Croce and Hein, 2020](https://arxiv.org/abs/2003.01690)) from a random point inside.
 
     Args:
         surface: A `LossSurface`.
         rho: Radius of the ball. For `"linf"` it bounds each weight: take it much smaller.
+        m: Samples per batch, each of which climbs alone, for surfaces of arrays; `None` for one
+            climb of the loss of all data.
         norm: `"l2"` or `"linf"`.
         adaptive: Whether the ball is scaled by the weights, c = |w|; a rescaling of the weights
             that leaves the function alone does not change it.
@@ -167,8 +175,8 @@ def worst_sharpness(
         elsewhere in the ball, `.finite` is false and the largest finite loss counts.
 
     Raises:
-        ValueError: `rho` or `steps` that is not positive, `restarts` below zero, an unknown norm,
-            or normalized logits of a model that has none.
+        ValueError: `rho`, `m` or `steps` that is not positive, `m` for a dataset, `restarts` below
+            zero, an unknown norm, or normalized logits of a model that has none.
 
     Example:
 
@@ -186,23 +194,29 @@ def worst_sharpness(
     if normalize_logits:
         surface = surface.with_normalized_logits()
     params, rng = surface.params, np.random.default_rng(seed)
-    loss = surface.value(params)
-    climb = Climb(surface, Scaled(params, ops.abs if adaptive else None), loss)
-    if math.isfinite(loss):
-        for _ in range(restarts + 1):
+    climbs, counts = [], []
+    for part, count in parts_of(surface, m):
+        climb = Climb(part, Scaled(params, ops.abs if adaptive else None), part.value(params))
+        for _ in range(restarts + 1 if math.isfinite(climb.loss) else 0):
             projected_gradient(climb, _inside(params, rho, norm, rng), rho, norm, steps)
+        climbs.append(climb)
+        counts.append(count)
+    loss = mean([c.loss for c in climbs], counts)
+    value, stderr = mean_and_error([c.maximum - c.loss for c in climbs], counts)
     return WorstSharpness(
-        value=climb.maximum - loss if math.isfinite(loss) else math.nan,
+        value=value if math.isfinite(loss) else math.nan,
+        stderr=None if m is None else stderr,
         loss=loss,
-        maximum=climb.maximum,
+        maximum=max(c.maximum for c in climbs),
         rho=rho,
+        m=m,
         norm=norm,
         adaptive=bool(adaptive),
         steps=steps,
         restarts=restarts,
         normalize_logits=bool(normalize_logits),
-        finite=climb.finite and math.isfinite(loss),
-        evaluations=1 + climb.evaluations,
+        finite=math.isfinite(loss) and all(c.finite for c in climbs),
+        evaluations=max(1 + c.evaluations for c in climbs),
         seed=seed,
         **origin(surface),
     )

@@ -6,8 +6,9 @@ import math
 from keras import ops
 
 from keras_regtools import vectors
+from keras_regtools.measures.parts import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.validation import non_negative, positive, positive_integer
+from keras_regtools.validation import non_negative, positive
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,27 +102,18 @@ def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
 
 def _sharpness(surface, rho, m, scale):
     params = loss_surface(surface).params
-    parts = [(surface, 1)]
-    if m is not None:
-        m = positive_integer("m", m)
-        batches = surface.data.rebatched(m).one_by_one()
-        parts = ((surface.over(batch), count) for batch, count in batches)
     rises, losses, counts = [], [], []
-    for part, count in parts:
+    for part, count in parts_of(surface, m):
         loss, gradient = part.value_and_gradient(params)
         step = _step(params, gradient, rho, scale)
         rises.append(part.value(vectors.axpy(1.0, step, params)) - loss)
         losses.append(loss)
         counts.append(count)
-    value, loss = _mean(rises, counts), _mean(losses, counts)
-    stderr = None
-    if m is not None:
-        spread = _mean([(rise - value) ** 2 for rise in rises], counts)
-        stderr = math.sqrt(spread / (len(rises) - 1)) if len(rises) > 1 else math.nan
+    value, stderr = mean_and_error(rises, counts)
     return SAMSharpness(
         value=value,
-        stderr=stderr,
-        loss=loss,
+        stderr=None if m is None else stderr,
+        loss=mean(losses, counts),
         rho=rho,
         m=m,
         adaptive=scale is not None,
@@ -140,8 +132,3 @@ def _step(params, gradient, rho, scale):
     length = vectors.norm(slope)
     step = vectors.scaled(rho / length if length > 0 else 0.0, slope)
     return [t * s for t, s in zip(scales, step, strict=True)]
-
-
-def _mean(values, counts):
-    total = sum(counts)
-    return sum(v * count for v, count in zip(values, counts, strict=True)) / total

@@ -17,7 +17,7 @@ def minimize_in_unit_box(function, start, iterations, made):
             ends the search.
         start: A flat array, which is written to.
         iterations: The most iterations.
-        made: List of one integer that counts them.
+        made: List of one integer that counts them, from what it holds on.
     """
     search = _direct if _direct_is_the_same() else _public
     search(function, start, iterations, made)
@@ -34,8 +34,9 @@ def _public(function, start, iterations, made):
         return function(x, gradient), gradient
 
     box = [(-1.0, 1.0)] * len(start)
+    more = iterations - made[0]
     fmin_l_bfgs_b(
-        with_gradient, start, bounds=box, maxiter=iterations, factr=0.0, pgtol=0.0, callback=count
+        with_gradient, start, bounds=box, maxiter=more, factr=0.0, pgtol=0.0, callback=count
     )
 
 

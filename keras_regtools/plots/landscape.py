@@ -14,6 +14,7 @@ _NAMES = {
 _BATCH_NORM = {
     "batch_statistics": "batch normalization with batch statistics",
     "recalibrate": "moving statistics re-estimated at each point",
+    "frozen": "frozen batch normalization, with its moving statistics",
     "moving": "moving statistics of the model, the same at each point",
 }
 
@@ -153,6 +154,8 @@ def _levels(result, quantity):
         raise ValueError(
             f"Expected `quantity` to be one of {having}. Received: quantity={quantity!r}"
         )
+    if not np.any(np.isfinite(values)):
+        raise ValueError(f"Expected a plane with a finite {_NAMES[quantity]}. Received: none")
     values = np.ma.masked_invalid(values)
     low, high = float(values.min()), float(values.max())
     if low == high:

@@ -6,7 +6,7 @@ from keras_regtools.surface.loss import kind
 
 
 def accuracy(loss, y, outputs):
-    """The share of right answers, a scalar; sample weights do not count.
+    """The share of right answers, a scalar; sample weights and masks do not count.
 
     Args:
         loss: A `Loss` that `refuse_unless_it_classifies` accepted.
@@ -47,7 +47,7 @@ def refuse_unless_categorical(model, loss):
 
 
 def _received(loss):
-    return "several losses" if loss.single is None else f"the loss {kind(loss.single)!r}"
+    return "several outputs" if loss.single is None else f"the loss {kind(loss.single)!r}"
 
 
 def _of_classes(y, outputs, loss):

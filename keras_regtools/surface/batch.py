@@ -172,7 +172,9 @@ class BatchLoss:
             step, s = arguments
             there = [p + ops.cast(step, p.dtype) * d for p, d in zip(params, v, strict=True)]
             outputs, added = self._call_model(there, fixed, state, x)
-            weights = s if sample_weight is None else s * ops.cast(sample_weight, s.dtype)
+            weights = s
+            if sample_weight is not None:  # one for each output, perhaps, or for each position
+                weights = tree.map_structure(lambda w: _along_samples(s, w), sample_weight)
             value = self.loss(x, y, outputs, weights, self.training)
             return self._plus(value, [term * ops.mean(s) for term in added])
 
@@ -195,6 +197,11 @@ class BatchLoss:
     def _outputs_loss(self, z, fixed, state, x, y, sample_weight):
         outputs = self.loss.from_natural(z, self._like)
         return self.loss(x, y, outputs, sample_weight, self.training)
+
+
+def _along_samples(s, weights):
+    shape = (-1,) + (1,) * (len(weights.shape) - 1)
+    return ops.reshape(s, shape) * ops.cast(weights, s.dtype)
 
 
 def _in_training(call):

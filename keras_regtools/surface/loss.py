@@ -20,6 +20,7 @@ class Loss:
                 "Expected a model that uses Keras' own `compute_loss`. Received: a model of "
                 f"{type(model)}, which overrides it. Pass `loss=` to say what to measure."
             )
+        self._outputs = len(tree.flatten(getattr(model, "outputs", None)) or [None])
         self._head = _LossHead(name="loss_head")
         self._head.output_names = getattr(model, "output_names", None)
         self._loss, weights = compiled_loss(model) if loss is None else (loss, None)
@@ -75,9 +76,9 @@ class Loss:
 
     @property
     def single(self):
-        """The one loss of one output; `None` if there are several or none."""
+        """The one loss of one output; `None` if there are several of either, or none."""
         losses = tree.flatten(self._loss)
-        return losses[0] if len(losses) == 1 else None
+        return losses[0] if len(losses) == self._outputs == 1 else None
 
     @property
     def is_none(self):

@@ -128,7 +128,7 @@ class LossSurface(Views):
             params: As for `value`.
 
         Returns:
-            `(value, accuracy)`: two floats; the accuracy does not count sample weights.
+            `(value, accuracy)`: two floats; in the accuracy sample weights and masks do not count.
 
         Raises:
             ValueError: a model that does not have one output and a loss that classifies.
