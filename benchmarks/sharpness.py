@@ -35,9 +35,10 @@ def times(args):
 
     rows = []
     networks, data = chosen(args)
-    for network in networks:
-        model, x, y = trained(network, data, args.cache)
-        surface = surface_of(model, x, y)
+    subjects = {name: surface_of(*trained(name, data, args.cache)) for name in networks}
+    if args.network == "both":
+        subjects["f1, 1,024 images"] = many_weights_and_few_images(data)
+    for network, surface in subjects.items():
         for name, settings in KINDS.items():
             calls = {
                 "gradient": surface.value_and_gradient,
@@ -58,6 +59,17 @@ def times(args):
             rows.append(row)
             machine.progress(machine.table(TIME, [row]))
     return rows
+
+
+def many_weights_and_few_images(data):
+    """Keskar's F1 where its gradient is cheap, so that all else is seen."""
+    from networks import images
+
+    x, y = images(data)
+    model = rt.applications.f1(x.shape[1:])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, batch_size=64, verbose=0)
+    return rt.LossSurface(model, x[:1024], y[:1024], mode="batch_statistics")
 
 
 def memory():

@@ -2,13 +2,14 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
 
 def dot(a, b):
     """Inner product of two vectors, as a Python float."""
-    return math.fsum(float(ops.convert_to_numpy(ops.sum(x * y))) for x, y in zip(a, b, strict=True))
+    return math.fsum(_float(ops.sum(_wide(x) * _wide(y))) for x, y in zip(a, b, strict=True))
 
 
 def norm(a):
@@ -17,12 +18,10 @@ def norm(a):
     if 1e-30 < square < 1e30:
         return math.sqrt(square)
     # The squares may be beyond single precision where the entries are not.
-    largest = max(
-        (float(ops.convert_to_numpy(ops.max(ops.abs(x)))) for x in a if size([x])), default=0.0
-    )
+    largest = max((_float(ops.max(ops.abs(_wide(x)))) for x in a if size([x])), default=0.0)
     if not 0 < largest < math.inf:
         return largest
-    a = [x / largest for x in a]
+    a = [_wide(x) / largest for x in a]
     return largest * math.sqrt(dot(a, a))
 
 
@@ -71,3 +70,12 @@ def random_normal(like, rng):
 def random_uniform(like, rng):
     """Entries uniform in [-1, 1) from a numpy `Generator`: the same on every backend."""
     return [ops.convert_to_tensor(rng.uniform(-1, 1, tuple(x.shape)), x.dtype) for x in like]
+
+
+def _wide(x):
+    """In single precision at least: sums of half precision lose what they add."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _float(scalar):
+    return float(ops.convert_to_numpy(scalar))

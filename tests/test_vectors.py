@@ -121,3 +121,10 @@ def test_a_norm_whose_squares_single_precision_cannot_hold(size):
 def test_the_norm_of_nothing_and_of_infinity():
     assert vectors.norm([ops.zeros(3)]) == 0
     assert vectors.norm([ops.convert_to_tensor(np.array([1.0, np.inf], "float32"))]) == np.inf
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_summed_in_single(dtype):
+    ones = [ops.ones((5000,), dtype)]
+    assert vectors.dot(ones, ones) == 5000
+    assert vectors.norm([200 * ones[0]]) == pytest.approx(200 * np.sqrt(5000), rel=1e-5)

@@ -139,6 +139,8 @@ def surface(result, ax=None, quantity="loss"):
         ticks = [t for t in ax.get_zticks() if height.min() <= t <= height.max()]
         ax.set_zticks(ticks, [f"{10**t:.3g}" for t in ticks])
     ax.tick_params(labelsize=7)
+    ax.locator_params(axis="x", nbins=5)
+    ax.locator_params(axis="y", nbins=5)
     ax.set_box_aspect(None, zoom=0.85)  # layouts do not count the labels of 3-D axes
     _title(ax, f"{_NAMES[quantity].capitalize()} over a plane", result)
     return ax

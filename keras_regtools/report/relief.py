@@ -85,7 +85,7 @@ def write_surface(result, path, *, title="Loss over a plane"):
             "yaxis": {"title": {"text": result.y_label}},
             "zaxis": {"title": {"text": having["loss"]}},
             "aspectmode": "cube",
-            "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 1.1}},
+            "camera": {"eye": {"x": 1.9, "y": 1.9, "z": 1.3}},
         },
         updatemenus=[
             _buttons(choices, 0.0),
@@ -122,7 +122,7 @@ def _path(go, result, name, label, points, marker):
         x=x,
         y=y,
         z=getattr(result, name)[rows, columns],
-        mode="lines+markers",
+        mode="lines+markers" if len(points) > 1 else "markers",
         line={"color": marker["color"], "width": 5},
         marker=marker,
         name=label,
