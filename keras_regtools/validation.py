@@ -43,6 +43,21 @@ def positive(name, value):
     )
 
 
+def positive_pair(name, value):
+    """`value` as two finite floats above zero, the smaller one first."""
+    try:
+        low, high = (float(v) for v in value)
+        fits = 0 < low < high < math.inf
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"Argument `{name}` must be two positive finite numbers, the smaller one first. "
+            f"Received: {name}={value!r}"
+        )
+    return low, high
+
+
 def non_negative(name, value):
     """`value` as a finite float, zero or above."""
     return float(

@@ -66,10 +66,17 @@ MEASURES = {
     "asam_sharpness": rt.measures.asam_sharpness,
     "average_sharpness": functools.partial(rt.measures.average_sharpness, draws=2),
     "fisher_rao_norm": rt.measures.fisher_rao_norm,
+    "gradient_flow": rt.measures.gradient_flow,
+    "gradient_smoothness": functools.partial(
+        rt.measures.gradient_smoothness, learning_rate=0.1, points=2
+    ),
     "gradient_share": functools.partial(rt.measures.gradient_share, k=3),
     "hessian_density": functools.partial(rt.measures.hessian_density, steps=6, draws=2),
     "hessian_eigenvalues": functools.partial(rt.measures.hessian_eigenvalues, k=2, which="both"),
     "hessian_trace": functools.partial(rt.measures.hessian_trace, tolerance=0.1),
+    "internal_covariate_shift": functools.partial(
+        rt.measures.internal_covariate_shift, learning_rate=0.1
+    ),
     "keskar_sharpness": rt.measures.keskar_sharpness,
     "pac_bayes_sharpness": functools.partial(
         rt.measures.pac_bayes_sharpness, draws=2, bisections=3
@@ -85,6 +92,9 @@ MEASURES = {
 WITHOUT_CHANCE = (
     "asam_sharpness",
     "fisher_rao_norm",
+    "gradient_flow",
+    "gradient_smoothness",
+    "internal_covariate_shift",
     "sam_sharpness",
     "weight_distance",
     "weight_norm",

@@ -1,5 +1,9 @@
 """Measures: a function of a `LossSurface`, a result that carries its doubt."""
 
+from keras_regtools.measures.covariate_shift import (
+    InternalCovariateShift,
+    internal_covariate_shift,
+)
 from keras_regtools.measures.density import HessianDensity, hessian_density
 from keras_regtools.measures.eigenvalues import (
     GradientShare,
@@ -8,6 +12,7 @@ from keras_regtools.measures.eigenvalues import (
     hessian_eigenvalues,
 )
 from keras_regtools.measures.fisher_rao import FisherRaoNorm, fisher_rao_norm
+from keras_regtools.measures.gradient_flow import GradientFlow, gradient_flow
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharpness
 from keras_regtools.measures.perturbed import (
@@ -19,6 +24,7 @@ from keras_regtools.measures.perturbed import (
 from keras_regtools.measures.relative_flatness import RelativeFlatness, relative_flatness
 from keras_regtools.measures.result import Result
 from keras_regtools.measures.sam import SAMSharpness, asam_sharpness, sam_sharpness
+from keras_regtools.measures.smoothness import GradientSmoothness, gradient_smoothness
 from keras_regtools.measures.tables import Table, by_checkpoint, by_layer
 from keras_regtools.measures.trace import HessianTrace, hessian_trace
 from keras_regtools.measures.weights import WeightDistance, weight_distance, weight_norm
@@ -26,10 +32,13 @@ from keras_regtools.measures.weights import WeightDistance, weight_distance, wei
 __all__ = [
     "AverageSharpness",
     "FisherRaoNorm",
+    "GradientFlow",
     "GradientShare",
+    "GradientSmoothness",
     "HessianDensity",
     "HessianEigenvalues",
     "HessianTrace",
+    "InternalCovariateShift",
     "KeskarSharpness",
     "PACBayesSharpness",
     "RelativeFlatness",
@@ -43,10 +52,13 @@ __all__ = [
     "by_checkpoint",
     "by_layer",
     "fisher_rao_norm",
+    "gradient_flow",
     "gradient_share",
+    "gradient_smoothness",
     "hessian_density",
     "hessian_eigenvalues",
     "hessian_trace",
+    "internal_covariate_shift",
     "keskar_sharpness",
     "pac_bayes_sharpness",
     "relative_flatness",

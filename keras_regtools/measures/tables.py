@@ -7,6 +7,7 @@ import random
 import keras
 
 from keras_regtools import vectors
+from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.measures.result import Result, flat
 from keras_regtools.validation import named_callables
 
@@ -70,7 +71,7 @@ def by_layer(surface, measures, layers=None, *, verbose=0):
     """
     measures = named_callables("measures", measures)
     rows = []
-    for layer in _shown(layers or _with_weights(surface.model), "layer", verbose):
+    for layer in _shown(layers or layers_with_weights(surface.model), "layer", verbose):
         alone = surface.restricted(layer)
         row = {"layer": getattr(layer, "name", layer), "parameters": vectors.size(alone.params)}
         rows.append(row | _measured(measures, alone))
@@ -133,13 +134,6 @@ def _measured(measures, surface):
     for name, measure in measures.items():
         numbers |= flat(name, measure(surface))
     return numbers
-
-
-def _with_weights(model):
-    """The layers that hold the trainable weights, those of inner models in their place."""
-    if not isinstance(model, keras.Model):
-        return [model] if model.trainable_variables else []
-    return [layer for inner in model.layers for layer in _with_weights(inner)]
 
 
 class _Reader:
