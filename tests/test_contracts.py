@@ -99,9 +99,12 @@ WITHOUT_CHANCE = (
     "weight_distance",
     "weight_norm",
 )
-TABLES = {  # measures of several surfaces
+TABLES = {  # measures of several surfaces, or of a model
     "by_checkpoint": lambda surface: rt.measures.by_checkpoint(
         surface, MEASURES["hessian_trace"], {"here": surface.model.get_weights()}
+    ),
+    "distribution_shift": lambda surface: rt.measures.distribution_shift(
+        surface.model, X, X + 1, batch_size=16
     ),
     "by_layer": lambda surface: rt.measures.by_layer(surface, MEASURES["hessian_trace"], ["conv"]),
 }

@@ -5,6 +5,7 @@ from keras_regtools.measures.covariate_shift import (
     internal_covariate_shift,
 )
 from keras_regtools.measures.density import HessianDensity, hessian_density
+from keras_regtools.measures.distribution_shift import DistributionShift, distribution_shift
 from keras_regtools.measures.eigenvalues import (
     GradientShare,
     HessianEigenvalues,
@@ -31,6 +32,7 @@ from keras_regtools.measures.weights import WeightDistance, weight_distance, wei
 
 __all__ = [
     "AverageSharpness",
+    "DistributionShift",
     "FisherRaoNorm",
     "GradientFlow",
     "GradientShare",
@@ -51,6 +53,7 @@ __all__ = [
     "average_sharpness",
     "by_checkpoint",
     "by_layer",
+    "distribution_shift",
     "fisher_rao_norm",
     "gradient_flow",
     "gradient_share",
