@@ -38,6 +38,8 @@ def report(table, sizes, args):
 
 
 def _with_spread(values):
+    if values.isna().all():
+        return "–"
     spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
     return f"{values.mean():.4g}{spread}"
 
@@ -79,4 +81,4 @@ def matched(groups, flat, sharp):
     columns = [f"{name} {e:g}" for name in ("full", "subspace") for e in EPSILONS]
     times = b[columns] / a[columns]
     times["accuracy gap"] = b["test accuracy"] - a["test accuracy"]
-    return times.dropna()
+    return times.dropna(subset=["full 0.001"])
