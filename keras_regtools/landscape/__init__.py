@@ -6,8 +6,8 @@ from keras_regtools.landscape.directions import (
     principal_directions,
     random_directions,
 )
-from keras_regtools.landscape.files import load
 from keras_regtools.landscape.line import LossLine, loss_line
+from keras_regtools.landscape.load import load
 from keras_regtools.landscape.plane import LossPlane, loss_plane
 
 __all__ = [
