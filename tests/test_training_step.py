@@ -191,6 +191,35 @@ def test_weights_that_two_layers_share_belong_to_the_first():
     assert sorted(gradient_flow(surface).layers) == ["inside", "last", "shared"]
 
 
+def test_layers_of_different_width_are_compared_by_the_mean_of_their_squares():
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(5, use_bias=False), layers.Dense(1, use_bias=False)]
+    )
+    surface = rt.LossSurface(model, np.ones((3, 2)), np.ones((3, 1)), loss="mse")
+    first, last = (ops.convert_to_numpy(g) for g in surface.value_and_gradient()[1])
+    expected = np.sqrt(np.mean(first**2) / np.mean(last**2))
+    assert gradient_flow(surface).value == pytest.approx(expected, rel=1e-5)
+
+
+class Transposed(layers.Layer):
+    """The kernel of another layer, used again."""
+
+    def __init__(self, other):
+        super().__init__(name="transposed")
+        self.other = other
+
+    def call(self, inputs):
+        return ops.matmul(inputs, ops.transpose(self.other.kernel))
+
+
+def test_a_kernel_that_another_layer_uses_again_counts_once():
+    encoder = layers.Dense(2, use_bias=False, name="encoder")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, Transposed(encoder)(encoder(inputs)))
+    surface = rt.LossSurface(model, np.ones((2, 3)), np.ones((2, 3)), loss="mse")
+    assert gradient_flow(surface).layers == ("encoder",)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 POSITIVE = "Argument `{0}` must be a positive finite number. Received: {0}={1} (of type {2})"
