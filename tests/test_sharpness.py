@@ -975,7 +975,8 @@ WRONG = {
     "few products": (
         "relative_flatness",
         {"max_products": 3},
-        "Expected `max_products` to be at least 40, 2 for each of the 15 rows and some draws. "
+        "Expected `max_products` to be at least 40, 2 for each of the 15 rows of the "
+        "sketch and 1 for each of 10 draws. "
         "Received: max_products=3",
     ),
     "a layer without a kernel": (

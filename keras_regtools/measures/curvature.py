@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_regtools import vectors
+from keras_regtools import spectrum, vectors
 from keras_regtools.measures.result import Result, loss_surface, origin
 from keras_regtools.validation import one_of, positive_integer
 
@@ -86,6 +86,37 @@ class Curvature:
             "products": self.products,
             **origin(self.surface),
         }
+
+
+def estimated_trace(curvature, product, tolerance, sketch, max_products, seed, name="trace"):
+    """The trace of a matrix by Hutch++ or, without a sketch, Hutchinson's estimator.
+
+    Args:
+        curvature: The `Curvature` whose products are counted and shown.
+        product: The matrix, as a function of rows; the curvature itself, or made of it.
+        tolerance, sketch, max_products, seed: As for `hessian_trace`.
+        name: What the progress bar calls it.
+
+    Returns:
+        What `spectrum.trace` gives.
+    """
+    least = 2 * sketch + spectrum.FEWEST_DRAWS
+    rows = f"2 for each of the {sketch} rows of the sketch and " if sketch else ""
+    why = f"{rows}1 for each of {spectrum.FEWEST_DRAWS} draws"
+    most = most_products(max_products, least, why)
+    curvature.expect(most)
+    return spectrum.trace(
+        product,
+        curvature.size,
+        curvature.dtype,
+        tolerance,
+        most,
+        sketch,
+        np.random.default_rng(seed),
+        watch=lambda products, estimate, stderr: curvature.watch(
+            products, **{name: estimate, "stderr": stderr}
+        ),
+    )
 
 
 _TOGETHER = 5  # more at once take longer to trace and gain little

@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_regtools import spectrum
-from keras_regtools.measures.curvature import Curvature, CurvatureResult, most_products
+from keras_regtools.measures.curvature import Curvature, CurvatureResult, estimated_trace
 from keras_regtools.validation import positive, positive_integer
 
 
@@ -90,25 +89,19 @@ def relative_flatness(
         )
     kernel = kernels[-1 if layer is None else 0]
     curvature = Curvature(surface.restricted(kernel), matrix, verbose)
-    least = 2 * sketch + spectrum.FEWEST_DRAWS
-    most = most_products(max_products, least, f"2 for each of the {sketch} rows and some draws")
-    curvature.expect(most)
     root = _root_of_gram(np.asarray(curvature.params[0], "float64"), curvature.dtype)
 
     def scaled(rows):
         return (rows.reshape(-1, len(root)) @ root).reshape(rows.shape)
 
-    found = spectrum.trace(
+    found = estimated_trace(
+        curvature,
         lambda rows: scaled(curvature(scaled(rows))),
-        curvature.size,
-        curvature.dtype,
         tolerance,
-        most,
         sketch,
-        np.random.default_rng(seed),
-        watch=lambda products, estimate, stderr: curvature.watch(
-            products, flatness=estimate, stderr=stderr
-        ),
+        max_products,
+        seed,
+        name="flatness",
     )
     return RelativeFlatness(
         value=found.estimate,

@@ -2,10 +2,7 @@
 
 import dataclasses
 
-import numpy as np
-
-from keras_regtools import spectrum
-from keras_regtools.measures.curvature import Curvature, CurvatureResult, most_products
+from keras_regtools.measures.curvature import Curvature, CurvatureResult, estimated_trace
 from keras_regtools.validation import one_of, positive, positive_integer
 
 METHODS = ("hutch++", "hutchinson")
@@ -93,24 +90,8 @@ def hessian_trace(
     method = one_of("method", method, METHODS)
     tolerance = positive("tolerance", tolerance)
     sketch = positive_integer("sketch", sketch) if method == "hutch++" else 0
-    least = 2 * sketch + spectrum.FEWEST_DRAWS
-    rows = f"2 for each of the {sketch} rows of the sketch and " if sketch else ""
-    why = f"{rows}1 for each of {spectrum.FEWEST_DRAWS} draws"
-    most = most_products(max_products, least, why)
     curvature = Curvature(surface, matrix, verbose)
-    curvature.expect(most)
-    found = spectrum.trace(
-        curvature,
-        curvature.size,
-        curvature.dtype,
-        tolerance,
-        most,
-        sketch,
-        np.random.default_rng(seed),
-        watch=lambda products, estimate, stderr: curvature.watch(
-            products, trace=estimate, stderr=stderr
-        ),
-    )
+    found = estimated_trace(curvature, curvature, tolerance, sketch, max_products, seed)
     return HessianTrace(
         estimate=found.estimate,
         stderr=found.stderr,
