@@ -59,3 +59,10 @@ def add_epochs(options, epochs):
         default=epochs,
         help="passes over the data (default: %(default)s)",
     )
+
+
+def add_seeds(options, seeds=3):
+    """`--seeds`."""
+    options.add_argument(
+        "--seeds", type=positive, default=seeds, help="how many starts (default: %(default)s)"
+    )

@@ -181,6 +181,7 @@ CALLBACKS = {
     "WeightTrajectory": lambda tmp: rt.callbacks.WeightTrajectory(),
     "Sharpness": lambda tmp: rt.callbacks.Sharpness(X, Y, samples=16, every=2, iterations=2),
     "ActivationMonitor": lambda tmp: rt.callbacks.ActivationMonitor(per_channel=True),
+    "GradientMonitor": lambda tmp: rt.callbacks.GradientMonitor(every=1),
     "PenaltyMonitor": lambda tmp: rt.callbacks.PenaltyMonitor(),
     "Report": lambda tmp: rt.callbacks.Report(tmp / "report"),
 }

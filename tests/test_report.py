@@ -342,6 +342,7 @@ def test_the_time_of_what_stands_behind_the_report_is_in_the_time_of_the_fit(tmp
     assert 0.5 <= measured < total
 
 
+@pytest.mark.filterwarnings("ignore:NaN or infinity flowed:UserWarning")
 @pytest.mark.parametrize("every", ["first", "later"])
 def test_a_loss_that_is_not_a_number_is_recorded_and_said_and_ends_nothing(tmp_path, every):
     class Poison(keras.callbacks.Callback):

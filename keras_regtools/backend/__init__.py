@@ -13,7 +13,17 @@ being differentiated, into another function, not yet compiled:
 - `mean_over(fn)` compiles a function `fn(*args, x, y, sample_weight)` -> `(scalars, tensors)`, a
   list and a structure, into `(args, batches)` -> their means over the samples of `Batches`. The
   scalars are added in double precision; `tensors` as they are;
-- `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace.
+- `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace;
+- `replicas(variable)`: the values that a variable has on each replica, as arrays;
+- `require(condition, message)`: an error in a running graph;
+- `when(condition, values, variables, assigned)` assigns the list `values()` to the variables if
+  the condition holds. `assigned` is a variable that was assigned just before, which tells whether
+  assignments are only noted;
+- `Mailbox(shape)` gathers arrays that a compiled step gives now and then: `put(condition, values)`
+  in the step adds the tensor `values()` if the condition holds; `read()` gives how many there were,
+  their mean and their maximum, and begins anew;
+- `held(condition, variables)`: their values before an update, needed only if the condition holds;
+- `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
 
 import keras
@@ -21,23 +31,48 @@ import keras
 _name = keras.backend.backend()
 if _name == "tensorflow":
     from keras_regtools.backend._tensorflow import (
+        Mailbox,
         frozen_draws,
         gnvp,
+        held,
         hvp,
         jit,
         mean_over,
+        put,
+        replicas,
+        require,
         value_and_grad,
+        when,
     )
 elif _name == "jax":
-    from keras_regtools.backend._jax import frozen_draws, gnvp, hvp, jit, mean_over, value_and_grad
-elif _name == "torch":
-    from keras_regtools.backend._torch import (
+    from keras_regtools.backend._jax import (
+        Mailbox,
         frozen_draws,
         gnvp,
+        held,
         hvp,
         jit,
         mean_over,
+        put,
+        replicas,
+        require,
         value_and_grad,
+        when,
+    )
+elif _name == "torch":
+    from keras_regtools.backend._torch import (
+        Mailbox,
+        frozen_draws,
+        gnvp,
+        held,
+        hvp,
+        jit,
+        mean_over,
+        put,
+        replicas,
+        require,
+        value_and_grad,
+        when,
     )
 else:
     raise ImportError(
@@ -51,12 +86,18 @@ MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
 MOMENTS_CANCEL = _name == "torch"
 
 __all__ = [
+    "Mailbox",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "frozen_draws",
     "gnvp",
+    "held",
     "hvp",
     "jit",
     "mean_over",
+    "put",
+    "replicas",
+    "require",
     "value_and_grad",
+    "when",
 ]

@@ -4,7 +4,9 @@ import contextlib
 
 import jax
 
+from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._plain import put, replicas, require, when  # noqa: F401
 
 
 def jit(fn):
@@ -44,3 +46,20 @@ def mean_over(fn):
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
+
+
+class Mailbox(_plain.Mailbox):
+    def __init__(self, shape):
+        super().__init__(shape, settle=jax.effects_barrier)
+
+    def put(self, condition, values):
+        """A functional step has no variables for this: the host is called."""
+
+        def send():
+            jax.debug.callback(self.receive, values())
+
+        jax.lax.cond(condition, send, lambda: None)
+
+
+def held(condition, variables):
+    return [variable.value for variable in variables]

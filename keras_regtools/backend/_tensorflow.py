@@ -4,8 +4,10 @@ import contextlib
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 
 _ZERO = tf.UnconnectedGradients.ZERO
@@ -202,3 +204,66 @@ def _parts(element):
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
+
+
+def replicas(variable):
+    """Each replica has a copy of its own of a variable without aggregation."""
+    copies = getattr(variable.value, "values", None)  # of a `tf.distribute.DistributedValues`
+    return [np.array(copy) for copy in (copies or [variable.value])]
+
+
+def require(condition, message):
+    """Checked when the graph runs; XLA leaves it out."""
+    tf.debugging.Assert(condition, [message])
+
+
+def when(condition, values, variables, assigned):
+    if _only_notes(assigned):
+        return _plain.when(condition, values, variables, assigned)
+
+    def assign():
+        for variable, value in zip(variables, values(), strict=True):
+            variable.assign(value)
+        return True
+
+    # No copies of large variables in the steps in which nothing is to be done.
+    return tf.cond(condition, assign, lambda: False)
+
+
+def put(variable, index, value, assigned):
+    if _only_notes(assigned):
+        return _plain.put(variable, index, value, assigned)
+    return variable.value[index].assign(value)
+
+
+def _only_notes(assigned):
+    """Whether assignments are only noted, as inside a `keras.StatelessScope`."""
+    return not hasattr(assigned.value, "assign")
+
+
+class Mailbox:
+    """Arrays that a step gives, in variables of no model."""
+
+    def __init__(self, shape):
+        self._count = tf.Variable(0, dtype="int64", trainable=False)
+        self._kept = tf.Variable(tf.zeros([2, *shape]), trainable=False)
+
+    def put(self, condition, values):
+        def add():
+            new = values()
+            total, largest = self._kept[0] + new, tf.maximum(self._kept[1], new)
+            self._kept.assign(tf.stack([total, largest]))
+            self._count.assign_add(1)
+            return True
+
+        tf.cond(condition, add, lambda: False)
+
+    def read(self):
+        count, (total, largest) = int(self._count.numpy()), self._kept.numpy()
+        self._count.assign(0)
+        self._kept.assign(tf.zeros_like(self._kept))
+        return count, total / max(count, 1), largest
+
+
+def held(condition, variables):
+    return [tf.identity(variable.value) for variable in variables]

@@ -4,7 +4,9 @@ import contextlib
 
 import torch
 
+from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._plain import put, replicas, require  # noqa: F401
 
 
 def jit(fn):
@@ -103,3 +105,22 @@ def frozen_draws():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def when(condition, values, variables, assigned):
+    if condition:
+        for variable, value in zip(variables, values(), strict=True):
+            variable.assign(value)
+
+
+class Mailbox(_plain.Mailbox):
+    def put(self, condition, values):
+        if condition:
+            with torch.no_grad():
+                self.receive(values().cpu())
+
+
+def held(condition, variables):
+    if not condition:
+        return None
+    return [variable.value.detach().clone() for variable in variables]

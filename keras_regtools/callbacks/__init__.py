@@ -1,14 +1,17 @@
 """Callbacks: is it time? Then measure, into the logs and into the records."""
 
+from keras_regtools.callbacks.activations import ActivationMonitor
+from keras_regtools.callbacks.gradients import GradientMonitor
 from keras_regtools.callbacks.linear_scaling import LinearScalingLR
 from keras_regtools.callbacks.measure import Measure
-from keras_regtools.callbacks.monitors import ActivationMonitor, PenaltyMonitor
+from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.report import Report
 from keras_regtools.callbacks.sharpness import Sharpness
 from keras_regtools.callbacks.trajectory import WeightTrajectory
 
 __all__ = [
     "ActivationMonitor",
+    "GradientMonitor",
     "LinearScalingLR",
     "Measure",
     "PenaltyMonitor",

@@ -4,6 +4,7 @@ import math
 import warnings
 
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
+from keras_regtools.callbacks.steps import Steps
 from keras_regtools.data import Batches
 from keras_regtools.measures.result import flat
 from keras_regtools.surface import MODES, LossSurface
@@ -94,7 +95,7 @@ class Measure(RecordingCallback):
     def _begin(self):
         self._values = {}  # what is logged, by measure; its keys stay those of the first time
         self._last_epoch = self._last_step = None
-        self._steps_before = self._steps = self._epoch = 0  # steps: up to this epoch, up to now
+        self._steps, self._epoch = Steps(), 0
         self._warned = False
 
     def on_train_begin(self, logs=None):
@@ -115,20 +116,19 @@ class Measure(RecordingCallback):
         self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._steps_before = epoch, self._steps
+        self._epoch = epoch
+        self._steps.epoch_begins()
 
     def on_train_batch_end(self, batch, logs=None):
-        made, steps = batch + 1, self.params.get("steps")
-        # Keras counts the last execution of an epoch as if it were full.
-        self._steps = self._steps_before + (min(made, steps) if steps else made)
-        if self.every_steps and self._steps - (self._last_step or 0) >= self.every_steps:
+        self._steps.batch_ends(batch, self.params)
+        if self.every_steps and self._steps.made - (self._last_step or 0) >= self.every_steps:
             self._measure_now(self._epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         due = self._last_epoch is None
         if not self.every_steps:
             due = due or epoch - self._last_epoch >= self.every
-        if due and self._last_step != self._steps:
+        if due and self._last_step != self._steps.made:
             self._measure_now(epoch)
         if logs is not None:
             for values in self._values.values():
@@ -138,7 +138,7 @@ class Measure(RecordingCallback):
         return self.not_finite if math.isnan(value) else value
 
     def _measure_now(self, epoch):
-        self._last_epoch, self._last_step = epoch, self._steps
+        self._last_epoch, self._last_step = epoch, self._steps.made
         with self.timed(epoch):
             _ = self.model  # which on JAX brings the variables up to date
             self._measure(epoch)

@@ -3,11 +3,8 @@
 import time
 
 from keras_regtools import report
-from keras_regtools.callbacks.monitors import (
-    ActivationMonitor,
-    PenaltyMonitor,
-    instrumented_layers,
-)
+from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
+from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
 from keras_regtools.report.run import RunFiles, describe
 

@@ -2,7 +2,10 @@
 
 import keras
 
-from keras_regtools.layers.recorder import Recorder, Recording, mask_fits
+from keras_regtools.layers.moments import mask_fits
+from keras_regtools.layers.quantities import Wanted
+from keras_regtools.layers.recorder import Recorder
+from keras_regtools.layers.recording import Recording
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -14,8 +17,15 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     Args:
         axis: The channel axis, an integer.
-        record_every: Minimum, maximum and constant channels are recorded on every
-            `record_every`-th training step, the rest on every step. A positive integer.
+        record: Names of the quantities to record, those of `statistics()` (`"percentiles"` for all
+            of them); `None` records all.
+        record_every: They are recorded on every `record_every`-th training step. A positive
+            integer.
+        record_channels: Indices of the channels to record; `None` records all.
+        percentiles: The percentiles, increasing numbers between 0 and 100.
+        before, after: Name of the activation that follows this layer, or stands in front of it,
+            such as `"relu"` or `"tanh"`; it tells what a zero, a dead channel and a saturated unit
+            is. At most one of them.
         split: Whether `instrument` split the activation behind this layer out of the layer
             before it, so that `strip` puts it back there.
         **kwargs: The arguments of `keras.layers.Layer`.
@@ -25,7 +35,8 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         training: Whether to record.
 
     Raises:
-        ValueError: `record_every` below 1, or an input of rank 1.
+        ValueError: `record_every` below 1, percentiles outside (0, 100), an unknown quantity, a
+            channel that is not there, both `before` and `after`, or an input of rank 1.
 
     Example:
 
@@ -39,11 +50,25 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     has_reference = False
 
-    def __init__(self, axis=-1, *, record_every=10, split=False, **kwargs):
+    def __init__(
+        self,
+        axis=-1,
+        *,
+        record=None,
+        record_every=10,
+        record_channels=None,
+        percentiles=(15, 50, 85),
+        before=None,
+        after=None,
+        split=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.axis = axis
+        self.before, self.after = before, after
         self.split = bool(split)
-        self.recorder = Recorder(record_every, name="recorder")
+        wanted = Wanted(record, record_every, record_channels, percentiles, before, after)
+        self.recorder = Recorder(wanted, each_step=False, name="recorder")
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -70,5 +95,5 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        config = {"axis": self.axis, "record_every": self.recorder.every, "split": self.split}
-        return {**super().get_config(), **config}
+        own = {"axis": self.axis, "before": self.before, "after": self.after, "split": self.split}
+        return {**super().get_config(), **self.recorder.wanted.config(), **own}

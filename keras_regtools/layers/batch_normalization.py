@@ -3,7 +3,12 @@
 import keras
 from keras import ops
 
-from keras_regtools.layers.recorder import Recorder, Recording, mask_fits
+from keras_regtools.layers.ghost import VirtualBatches, by_sample, followed
+from keras_regtools.layers.moments import mask_fits
+from keras_regtools.layers.quantities import Wanted
+from keras_regtools.layers.recorder import Recorder
+from keras_regtools.layers.recording import Recording
+from keras_regtools.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -11,13 +16,24 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
     """`keras.layers.BatchNormalization` that records the statistics of its input in training.
 
     Outputs, gradients, moving statistics, weights and weight lists are the plain layer's. What is
-    recorded lies in variables that are no weights; it is read with `statistics()` and forgotten
-    with `reset_statistics()`. Recording happens in training steps only, also in a frozen layer.
+    recorded lies in variables that are no weights; it is read with `statistics()`, which tells what
+    each quantity is, and forgotten with `reset_statistics()`. Recording happens in training steps
+    only, also in a frozen layer.
 
     Args:
         *args, **kwargs: The arguments of `keras.layers.BatchNormalization`.
-        record_every: Minimum, maximum and constant channels are recorded on every
-            `record_every`-th training step, the rest on every step. A positive integer.
+        record: Names of the quantities to record, those of `statistics()` (`"percentiles"` for all
+            of them); `None` records all.
+        record_every: Moments of the batch, which the layer computes anyway, are recorded on every
+            training step, the rest on every `record_every`-th one. A positive integer.
+        record_channels: Indices of the channels to record; `None` records all.
+        percentiles: The percentiles, increasing numbers between 0 and 100.
+        before: Name of the activation that follows, such as `"relu"`: zeros, dead channels and
+            saturated units are then those of the layer's output, which the activation gets.
+        virtual_batch_size: Normalize each so many samples by themselves (ghost batch
+            normalization), so that the n of the statistics stays while the batch grows. Where it
+            does not divide the batch, the last virtual batch is smaller. The moving statistics
+            follow the virtual batches in turn, as in as many steps.
 
     Call arguments:
         inputs: Tensor of rank 2 or more.
@@ -25,10 +41,14 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         mask: Tensor of one rank less than `inputs`; masked entries do not count.
 
     Raises:
-        ValueError: `record_every` below 1.
+        ValueError: `record_every` or `virtual_batch_size` below 1, percentiles outside (0, 100), an
+            unknown quantity or a channel that is not there, virtual batches together with
+            `synchronized` or `renorm`; in training, a batch smaller than a virtual one if none
+            before was large enough (with XLA on TensorFlow this goes unseen).
 
     Reference:
-        [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167).
+        [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167); virtual batches:
+        [Hoffer et al., 2017](https://arxiv.org/abs/1705.08741).
 
     Example:
 
@@ -42,25 +62,81 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
 
     has_reference = True
 
-    def __init__(self, *args, record_every=10, **kwargs):
+    def __init__(
+        self,
+        *args,
+        record=None,
+        record_every=10,
+        record_channels=None,
+        percentiles=(15, 50, 85),
+        before=None,
+        virtual_batch_size=None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.recorder = Recorder(record_every, name="recorder")
+        self.before = before
+        wanted = Wanted(record, record_every, record_channels, percentiles, before)
+        self.recorder = Recorder(wanted, each_step=True, name="recorder")
+        self.virtual_batch_size = virtual_batch_size
+        if virtual_batch_size is not None:
+            self.virtual_batch_size = positive_integer("virtual_batch_size", virtual_batch_size)
+            for name in ("synchronized", "renorm"):
+                if getattr(self, name, False):
+                    raise ValueError(
+                        f"Expected no `{name}` together with `virtual_batch_size`. "
+                        f"Received: {name}=True, virtual_batch_size={virtual_batch_size}"
+                    )
+            self.virtual_batches = VirtualBatches(self.virtual_batch_size, name="virtual_batches")
 
     def build(self, input_shape):
+        if len(input_shape) < 2:
+            raise ValueError(
+                "Expected an input of rank 2 or more, with samples and channels. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
         super().build(input_shape)
         self.recorder.build(input_shape[self.axis])
+        if self.virtual_batch_size is not None:
+            self.virtual_batches.build()
 
     def call(self, inputs, training=None, mask=None):
         # A mask of the wrong rank is refused below, as by the plain layer.
-        if training and (mask is None or mask_fits(mask, inputs)):
-            moving_std = ops.sqrt(self.moving_variance + self.epsilon)
-            reference = (self.moving_mean, moving_std)
-            self.recorder.record(inputs, self.axis, mask, reference, self.synchronized)
-        return super().call(inputs, training=training, mask=mask)
+        records = training and (mask is None or mask_fits(mask, inputs))
+        if not records:
+            return self.silent_call(inputs, training=training, mask=mask)
+        if self.before is None:
+            self._record(inputs, mask)
+            return self.silent_call(inputs, training=training, mask=mask)
+        # Before the output is made, which moves the moving statistics.
+        mean, std = self.moving_mean * 1, ops.sqrt(self.moving_variance + self.epsilon)
+        outputs = self.silent_call(inputs, training=training, mask=mask)
+        self._record(inputs, mask, outputs, (mean, std))
+        return outputs
+
+    def _record(self, inputs, mask, outputs=None, reference=None):
+        if reference is None:
+            reference = (self.moving_mean, ops.sqrt(self.moving_variance + self.epsilon))
+        self.recorder.record(inputs, self.axis, mask, reference, self.synchronized, signal=outputs)
 
     def silent_call(self, inputs, training=None, mask=None):
         """`call` without the recording."""
-        return super().call(inputs, training=training, mask=mask)
+        if self.virtual_batch_size is None or not (training and self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        means, variances, batches = self.virtual_batches(x, self.axis, mask)
+        for moving, values in ((self.moving_mean, means), (self.moving_variance, variances)):
+            values = ops.cast(values, moving.dtype)
+            moving.assign(followed(moving, values, self.momentum))
+        scale = ops.rsqrt(variances + self.epsilon)
+        if self.gamma is not None:
+            scale = scale * ops.cast(self.gamma, x.dtype)
+        offset = -means * scale
+        if self.beta is not None:
+            offset = offset + ops.cast(self.beta, x.dtype)
+        outputs = x * by_sample(scale, batches, x, self.axis)
+        outputs = outputs + by_sample(offset, batches, x, self.axis)
+        return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
-        return {**super().get_config(), "record_every": self.recorder.every}
+        own = {"before": self.before, "virtual_batch_size": self.virtual_batch_size}
+        return {**super().get_config(), **self.recorder.wanted.config(), **own}

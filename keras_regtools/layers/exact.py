@@ -7,7 +7,7 @@ harm to first derivatives and makes second ones wrong. Means of plain difference
 import keras
 from keras import ops
 
-from keras_regtools.layers.recorder import reduction_axes
+from keras_regtools.layers.moments import reduction_axes
 
 
 def exact_calls(model_layers):
@@ -35,7 +35,8 @@ def _bound(function, layer, original):
 
 
 def _batch_normalization(layer, original, inputs, training=None, mask=None):
-    if not (training and layer.trainable) or mask is not None or getattr(layer, "renorm", False):
+    own = mask is not None or any(getattr(layer, n, None) for n in ("renorm", "virtual_batch_size"))
+    if own or not (training and layer.trainable):
         return original(inputs, training=training, mask=mask)
     x = _wide(inputs)
     shape = [1] * len(x.shape)

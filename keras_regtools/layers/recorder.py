@@ -1,39 +1,93 @@
-"""The recorder inside a layer: sums over training steps, kept in the graph as hidden state."""
+"""The recorder inside a layer: statistics of training steps, kept in the graph as hidden state."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_regtools import backend
+from keras_regtools.layers import histogram
+from keras_regtools.layers.moments import (
+    average,
+    entries,
+    moments,
+    reduced,
+    reduction_axes,
+    shape_moments,
+    spread,
+)
+from keras_regtools.layers.quantities import CONSTANT_VARIANCE
+from keras_regtools.layers.rows import (
+    MOMENTS,
+    SAMPLED_ROWS,
+    STEP_ROWS,
+    WAITING_ROWS,
+    merged_samples,
+    merged_steps,
+    not_finite,
+    of_channels,
+    of_steps,
+    stacked,
+    waiting_rows,
+)
 from keras_regtools.state import State
-from keras_regtools.validation import positive_integer
 
-CONSTANT_VARIANCE = 1e-6
+_LONGEST = 16  # the most steps that wait
 
 
 class Recorder(State):
     """Per-channel statistics of a tensor over the training steps since the last reading.
 
     Args:
-        record_every: Extremes and constant channels are taken on every so many steps, beginning
-            with the first one after a reading; means and variances on every step.
+        wanted: `Wanted`.
+        each_step: Whether moments are kept of every step, as where a layer computes them anyway,
+            or of the sampled steps only: every `wanted.every`-th one, beginning with the first
+            after a reading.
     """
 
-    def __init__(self, record_every=10, **kwargs):
+    def __init__(self, wanted, each_step, **kwargs):
         super().__init__(**kwargs)
-        self.every = positive_integer("record_every", record_every)
+        self.wanted, self.each_step = wanted, each_step
 
     def build(self, channels):
-        self.steps = self.add_weight(
-            name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
-        )
-        # Rows: batch mean, batch variance, distance of the means, distance of the deviations.
-        self.sums = self.add_weight(name="sums", **_float_state((4, channels)))
-        # Rows: -minimum, maximum, steps on which the channel was constant.
-        self.extremes = self.add_weight(name="extremes", **_float_state((3, channels)))
+        if self.wanted.channels is not None:
+            if max(self.wanted.channels) >= channels:
+                raise ValueError(
+                    f"Expected `record_channels` to be below {channels}, the number of channels. "
+                    f"Received: record_channels={list(self.wanted.channels)}"
+                )
+            channels = len(self.wanted.channels)
+        # Training steps in all, and since the last reading.
+        self.clock = self._state("clock", (2,), "int32")
+        if self.each_step:
+            self.waiting = self._state("waiting", (self.cycle, len(WAITING_ROWS), channels))
+        self.totals = self._state("totals", (len(STEP_ROWS), channels))
+        self.samples = self._state("samples", (len(SAMPLED_ROWS), channels))
+        self.grid = self._state("grid", (2, channels))
+        bins = histogram.BINS if self._has_histogram else 0
+        self.histogram = self._state("histogram", (bins, channels))
         self.built = True
 
-    def record(self, x, axis, mask=None, reference=None, synchronized=False):
+    @property
+    def cycle(self):
+        """Steps that wait until they are added together, which costs less than one by one."""
+        every = self.wanted.every if self.each_step else 1
+        return max(n for n in range(1, _LONGEST + 1) if every % n == 0)
+
+    def _state(self, name, shape, dtype="float32"):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            **({} if dtype == "int32" else {"autocast": False}),
+        )
+
+    @property
+    def _has_histogram(self):
+        return self.wanted.any_of("percentiles", "percentile_drift")
+
+    def record(self, x, axis, mask=None, reference=None, synchronized=False, signal=None):
         """Add one step.
 
         Args:
@@ -42,154 +96,126 @@ class Recorder(State):
             mask: `None`, or a tensor of one rank less than `x`, true where entries count.
             reference: `(mean, standard deviation)` to measure the distance to, or `None`.
             synchronized: Whether the moments are those over all replicas.
+            signal: What the activation gets, where that is not `x`.
         """
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
-        mean, variance = moments(x, axes, mask, synchronized)
-        if reference is None:
-            distances = [ops.zeros_like(mean), ops.zeros_like(mean)]
-        else:
-            moving_mean, moving_std = (ops.cast(part, x.dtype) for part in reference)
-            distances = [
-                ops.abs(mean - moving_mean) / moving_std,
-                ops.abs(ops.sqrt(variance) - moving_std) / moving_std,
-            ]
-        rows = ops.stack([mean, variance, *distances])
-        self.sums.assign(self.sums + ops.cast(rows, "float32"))
+        clock = ops.convert_to_tensor(self.clock) * 1
+        self.clock.assign(clock + 1)
+        slot = ops.mod(clock[1], self.cycle if self.each_step else self.wanted.every)
+        due = ops.equal(slot, 0)
+        sampled = [self.samples] + ([self.grid, self.histogram] if self._has_histogram else [])
 
-        seen = self.extremes * 1  # a plain tensor, which both branches can return
-        self.extremes.assign(
-            ops.cond(
-                ops.equal(ops.mod(self.steps, self.every), 0),
-                lambda: _merge(seen, self.steps, x, axes, mask, variance),
-                lambda: seen,
-            )
+        if not self.each_step:
+
+            def add():
+                mean, variance = moments(x, axes, mask)
+                rows = waiting_rows(x, axes, mask, mean, variance, reference)
+                rows = of_channels(self.wanted.channels, 1, rows)[None]
+                totals = merged_steps(self.totals * 1, of_steps(rows, clock[0]))
+                return [totals, *self._sample(x, axis, axes, mask, signal, mean, variance)]
+
+            backend.when(due, add, [self.totals, *sampled], self.clock)
+            return
+
+        mean, variance = moments(x, axes, mask, synchronized)
+        rows = waiting_rows(x, axes, mask, mean, variance, reference)
+        rows = of_channels(self.wanted.channels, 1, rows)
+
+        def add_steps():
+            """Those of the cycle that is over; at the first step after a reset, zeros."""
+            waited = of_steps(self.waiting * 1, clock[0] - self.cycle)
+            return [merged_steps(self.totals * 1, waited)]
+
+        def add_sample():
+            own = moments(x, axes, mask) if synchronized else (mean, variance)
+            return self._sample(x, axis, axes, mask, signal, *own)
+
+        if self.cycle == self.wanted.every:
+            both = [self.totals, *sampled]
+            backend.when(due, lambda: add_steps() + add_sample(), both, self.clock)
+        else:
+            backend.when(due, add_steps, [self.totals], self.clock)
+            due = ops.equal(ops.mod(clock[1], self.wanted.every), 0)
+            backend.when(due, add_sample, sampled, self.clock)
+        backend.put(self.waiting, slot, rows, self.clock)
+
+    def _sample(self, x, axis, axes, mask, signal, mean, variance):
+        """What a sampled step makes of `samples`, and of `grid` and `histogram`, as a list."""
+        wanted = self.wanted
+        counted = spread(mask, x)
+        x, signal, counted = (of_channels(wanted.channels, axis, t) for t in (x, signal, counted))
+        mean, variance = (of_channels(wanted.channels, 0, t) for t in (mean, variance))
+        own = signal is None
+        signal = x if own else ops.cast(signal, x.dtype)
+        zero = ops.zeros_like(mean)
+        new = dict.fromkeys(SAMPLED_ROWS, zero)
+        new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
+        new |= {"mean": mean, "variance": variance}
+        new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
+        # A mean that is finite is the mean of finite entries; only others are looked at.
+        new["nan_count"] = ops.cond(
+            ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
         )
-        self.steps.assign(self.steps + 1)
+        if wanted.any_of("skewness", "kurtosis"):
+            new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
+        if self._has_histogram or wanted.any_of("minimum", "maximum", "dead"):
+            low = x if counted is None else ops.where(counted, x, np.inf)
+            high = x if counted is None else ops.where(counted, x, -np.inf)
+            new["low"] = -reduced(ops.min, low, axes)
+            new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
+        if not own and wanted.any_of("dead"):
+            high = signal if counted is None else ops.where(counted, signal, -np.inf)
+            new["signal_high"] = reduced(ops.max, high, axes)
+        if wanted.any_of("zero_share"):
+            zeros = signal <= 0 if wanted.rectified else ops.equal(signal, 0)
+            new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * new["count"]
+        if wanted.saturation is not None and wanted.any_of("saturated_share"):
+            below, above = wanted.saturation
+            outside = ops.logical_or(signal < below, signal > above)
+            new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * new["count"]
+        seen = self.samples * 1
+        merged = [merged_samples(seen, stacked(new, SAMPLED_ROWS))]
+        if self._has_histogram:
+            fresh = ops.cast(histogram.grid(mean, variance), "float32")
+            grid = ops.where(seen[0, 0] < 1, fresh, self.grid * 1)
+            part = histogram.sampled(ops.cast(x, "float32"), axis)
+            kept = None if counted is None else histogram.sampled(counted, axis)
+            merged += [grid, self.histogram + histogram.counts(part, grid, kept)]
+        return merged
 
     def read(self):
-        """The statistics as numpy arrays, or `None` before the first training step."""
-        steps = int(ops.convert_to_numpy(self.steps))
-        if steps == 0:
+        """What was recorded, a `dict` of arrays with one entry per channel, and the histograms.
+
+        Returns:
+            `(rows, parts)`, or `None` before the first training step: `rows` from the names of
+            `STEP_ROWS` and `SAMPLED_ROWS`, those of the moments of every step with `step_` before
+            them, and `"clock"`; `parts` a list of `(grid, histogram)`, one for each replica.
+        """
+        variables = [self.clock, self.totals, self.samples, self.grid, self.histogram]
+        variables += [self.waiting] if self.each_step else []
+        copies = list(zip(*(backend.replicas(v) for v in variables), strict=True))
+        clock = copies[0][0]
+        if clock[1] == 0:
             return None
-        sums = np.array(ops.convert_to_numpy(self.sums)) / steps
-        extremes = np.array(ops.convert_to_numpy(self.extremes))
-        return {
-            "steps": steps,
-            "batch_mean": sums[0],
-            "batch_variance": sums[1],
-            "mean_distance": sums[2],
-            "std_distance": sums[3],
-            "minimum": -extremes[0],
-            "maximum": extremes[1],
-            "constant_share": extremes[2] / -(-steps // self.every),
-        }
+        totals = samples = None
+        for _, own, sampled, _, _, *waiting in copies:
+            if waiting:
+                number = (clock[1] - 1) % self.cycle + 1
+                rows = of_steps(ops.convert_to_tensor(waiting[0][:number]), clock[0] - number)
+                own = merged_steps(own, rows)
+            totals = own if totals is None else merged_steps(totals, own)
+            samples = sampled if samples is None else merged_samples(samples, sampled)
+        totals, samples = (np.array(ops.convert_to_numpy(t)) for t in (totals, samples))
+        rows = dict(zip(SAMPLED_ROWS, samples, strict=True))
+        for name, row in zip(STEP_ROWS, totals, strict=True):
+            rows[f"step_{name}" if name in MOMENTS else name] = row
+        return {"clock": clock, **rows}, [copy[3:5] for copy in copies]
 
     def reset(self):
         """Begin a new reading."""
-        for variable in (self.steps, self.sums, self.extremes):
-            variable.assign(np.zeros(variable.shape, variable.dtype))
-
-
-class Recording:
-    """What the layers with a recorder have in common: reading it."""
-
-    def statistics(self):
-        """The statistics of the layer's input over the training steps since the last reset.
-
-        Returns:
-            A dict of numpy arrays with one entry per channel, beside the int `"steps"`:
-            `"batch_mean"` and `"batch_variance"` (biased), averaged over the steps; `"minimum"`,
-            `"maximum"` and `"constant_share"` (the share of steps on which the channel's variance
-            was below 1e-6), over every `record_every`-th step. Batch normalization adds
-            `"mean_distance"` = |μ_batch − μ_moving| / σ_moving and `"std_distance"` =
-            |σ_batch − σ_moving| / σ_moving, averaged over the steps, where
-            σ_moving = √(moving variance + ε) and the moving statistics are those before the step.
-
-        Raises:
-            ValueError: no training step was made since the last reset.
-        """
-        statistics = self.recorder.read() if self.recorder.built else None
-        if statistics is None:
-            raise ValueError(
-                "Expected at least one training step since the statistics were last reset. "
-                f"Received: none, in the layer {self.name!r}"
-            )
-        if not self.has_reference:
-            del statistics["mean_distance"], statistics["std_distance"]
-        return statistics
-
-    @property
-    def torch_params(self):
-        """On PyTorch, the plain layer's parameters: the recorder keeps its own."""
-        params = super().torch_params
-        for variable in self.recorder.variables:
-            if variable.path in params:
-                params.pop(variable.path)
-        return params
-
-    def reset_statistics(self):
-        """Forget what was recorded and begin anew."""
-        if self.recorder.built:
-            self.recorder.reset()
-
-
-def moments(x, axes, mask=None, synchronized=False):
-    """Mean and biased variance over `axes`, of the unmasked part.
-
-    Without a mask this is the very operation of Keras' batch normalization, so that a compiler
-    finds it done already.
-    """
-    if mask is None and backend.MOMENTS_CANCEL:
-        return ops.mean(x, axis=axes), ops.var(x, axis=axes)
-    if mask is None:
-        return ops.moments(x, axes=axes, synchronized=synchronized)
-    weight = ops.cast(_spread(mask, x), x.dtype)
-    count = ops.maximum(ops.sum(weight, axis=axes), 1)
-    mean = ops.sum(weight * x, axis=axes) / count
-    centered = x - ops.reshape(mean, [-1 if i not in axes else 1 for i in range(len(x.shape))])
-    return mean, ops.sum(weight * ops.square(centered), axis=axes) / count
-
-
-def mask_fits(mask, x):
-    """Whether a mask still belongs to the tensor: one rank less, and sizes that broadcast."""
-    if len(mask.shape) != len(x.shape) - 1:
-        return False
-    pairs = zip(mask.shape, x.shape[:-1], strict=True)
-    return all(m is None or n is None or m in (1, n) for m, n in pairs)
-
-
-def _spread(mask, x):
-    return ops.broadcast_to(ops.expand_dims(ops.cast(mask, "bool"), -1), ops.shape(x))
-
-
-def reduction_axes(rank, axis):
-    """All axes of a tensor but the channel axis."""
-    return [i for i in range(rank) if i != axis % rank]
-
-
-def _merge(seen, steps, x, axes, mask, variance):
-    low = high = x
-    if mask is not None:
-        counts = _spread(mask, x)
-        low, high = ops.where(counts, x, np.inf), ops.where(counts, x, -np.inf)
-    now = ops.cast(ops.stack([-ops.min(low, axis=axes), ops.max(high, axis=axes)]), "float32")
-    # The first sampled step replaces the zeros that a reset leaves behind.
-    extremes = ops.where(ops.equal(steps, 0), now, ops.maximum(seen[:2], now))
-    constant = seen[2:] + ops.cast(variance < CONSTANT_VARIANCE, "float32")[None]
-    return ops.concatenate([extremes, constant])
-
-
-def _float_state(shape):
-    return {
-        "shape": shape,
-        "dtype": "float32",
-        "initializer": "zeros",
-        "trainable": False,
-        "autocast": False,
-    }
-
-
-def silent_calls(model_layers):
-    """`(layer, call)` for each layer that records, without the recording."""
-    return [(layer, layer.silent_call) for layer in model_layers if isinstance(layer, Recording)]
+        for variable in self.variables:
+            if variable is not self.clock:
+                variable.assign(np.zeros(variable.shape, variable.dtype))
+        total = int(ops.convert_to_numpy(self.clock)[0])
+        self.clock.assign(np.array([total, 0], "int32"))

@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from keras_regtools import backend
 from keras_regtools.layers.exact import exact_calls
-from keras_regtools.layers.recorder import silent_calls
+from keras_regtools.layers.recording import silent_calls
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.surface.answers import accuracy, normalized
 from keras_regtools.surface.loss import compiled_loss

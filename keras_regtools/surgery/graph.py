@@ -128,6 +128,17 @@ def fused_activation(layer):
     return layer.activation
 
 
+def activation_name(layer):
+    """The name of the activation that a layer applies; `None` for a layer of another kind."""
+    if type(layer) is keras.layers.ReLU:
+        plain = not layer.negative_slope and not layer.threshold
+        return ("relu" if layer.max_value is None else "relu6") if plain else "leaky_relu"
+    if isinstance(layer, keras.layers.Activation):
+        name = getattr(layer.activation, "__name__", None)
+        return None if name == "linear" else name
+    return type(layer).__name__.lower() if isinstance(layer, ACTIVATIONS) else None
+
+
 def _sources(nodes):
     if isinstance(nodes, dict):
         if nodes.get("class_name") == "__keras_tensor__":

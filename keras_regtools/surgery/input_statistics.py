@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.layers.recorder import moments, reduction_axes
+from keras_regtools.layers.moments import moments, reduction_axes
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 
 

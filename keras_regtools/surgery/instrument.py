@@ -4,11 +4,14 @@ import keras
 
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
 from keras_regtools.regularizers.strength import Penalty
-from keras_regtools.surgery.graph import ACTIVATIONS, fused_activation, group
+from keras_regtools.surgery.graph import ACTIVATIONS, activation_name, fused_activation, group
 from keras_regtools.surgery.rewrite import copy_of, rewrite
+from keras_regtools.validation import one_of
+
+_KINDS = ("statistics", "batch_normalization")
 
 
-def instrument(model, *, record_every=10):
+def instrument(model, layers=None, *, record=None, record_every=10, percentiles=(15, 50, 85)):
     """A copy of a model that records what flows through it.
 
     Every batch normalization becomes an `InstrumentedBatchNormalization`, and every other
@@ -17,48 +20,58 @@ def instrument(model, *, record_every=10):
     TensorFlow graph may round a tanh otherwise where a recorder stands before it. Layers adapted to
     data (`Discretization`, lookups, `TextVectorization`) are shared with the original.
 
+    With `layers` only those named are recorded, each as it says: `"statistics"` records what the
+    layer gives (a batch normalization becomes an instrumented one in place),
+    `"batch_normalization"` puts an `InstrumentedBatchNormalization` behind the layer, in front of
+    an activation that is fused into it, which changes what the model computes.
+
     Args:
         model: A built Sequential or functional model, models inside it included.
-        record_every: Minimum, maximum and constant channels are recorded on every
-            `record_every`-th step.
+        layers: `None`, a list of layer names to record, or a dict from names to `"statistics"` or
+            `"batch_normalization"`.
+        record, record_every, percentiles: What is recorded and how often, as in
+            `layers.ActivationStatistics`.
 
     Returns:
         A new model: weights copied, compile configuration kept, optimizer state not.
 
     Raises:
         TypeError: not a Keras model.
-        ValueError: a model that is not built, a subclassed model, `record_every` below 1, or a
-            model with neither batch normalization nor an activation.
+        ValueError: a model that is not built, a subclassed model, `record_every` below 1,
+            percentiles outside (0, 100), an unknown quantity, a layer that is not there, or a model
+            with neither batch normalization nor an activation.
 
     Example:
 
     >>> import keras
     >>> from keras_regtools import instrument
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu")])
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu", name="hidden")])
     >>> [type(layer).__name__ for layer in instrument(model).layers]
     ['Dense', 'ActivationStatistics', 'Activation']
+    >>> [type(layer).__name__
+    ...  for layer in instrument(model, {"hidden": "batch_normalization"}).layers]
+    ['Dense', 'InstrumentedBatchNormalization', 'Activation']
     """
-    instrumented = []
+    chosen = None if layers is None else _chosen(layers)
+    options = {"record": record, "record_every": record_every, "percentiles": percentiles}
+    instrumented, met = [], []
 
     def replace(layer, graph):
-        if type(layer) is keras.layers.BatchNormalization:
-            chain = [copy_of(layer, InstrumentedBatchNormalization, record_every=record_every)]
-        elif fused_activation(layer) is not None:
-            chain = [
-                copy_of(layer, activation="linear", **_names_apart(layer, graph)),
-                _statistics(layer, graph, record_every, split=True),
-                split_activation(layer, graph),
-            ]
-        elif isinstance(layer, ACTIVATIONS) and not isinstance(
-            graph.before(layer), (keras.layers.BatchNormalization, ActivationStatistics)
-        ):
-            chain = [_statistics(layer, graph, record_every), copy_of(layer)]
+        met.append(layer.name)
+        if chosen is None:
+            chain = _recorded(layer, graph, options)
         else:
-            chain = [copy_of(layer)]
+            chain = _recorded_as(chosen.get(layer.name), layer, graph, options)
         instrumented.extend(new for new in chain if _records(new))
         return chain
 
     new = rewrite(model, replace)
+    missing = [name for name in chosen or () if name not in met]
+    if missing:
+        raise ValueError(
+            f"Expected `layers` to name layers of the model {model.name!r}, which are {met}. "
+            f"Received: {missing}"
+        )
     if not instrumented:
         raise ValueError(
             "Expected a model with batch normalization or an activation to instrument. "
@@ -68,12 +81,76 @@ def instrument(model, *, record_every=10):
     return new
 
 
+def _chosen(layers):
+    if isinstance(layers, str) or not layers:
+        raise ValueError(
+            "Argument `layers` must be `None`, a list of layer names or a dict from names to "
+            f"{' or '.join(map(repr, _KINDS))}. Received: layers={layers!r}"
+        )
+    chosen = dict(layers) if isinstance(layers, dict) else dict.fromkeys(layers, _KINDS[0])
+    for kind in chosen.values():
+        one_of("layers", kind, _KINDS)
+    return chosen
+
+
+def _recorded(layer, graph, options):
+    """What takes the place of a layer where everything is recorded."""
+    if type(layer) is keras.layers.BatchNormalization:
+        return [_instrumented(layer, graph, options)]
+    if fused_activation(layer) is not None:
+        split = split_activation(layer, graph)
+        return [
+            copy_of(layer, activation="linear", **_names_apart(layer, graph)),
+            _statistics(layer, graph, options, before=activation_name(split), split=True),
+            split,
+        ]
+    if isinstance(layer, ACTIVATIONS) and not isinstance(
+        graph.before(layer), (keras.layers.BatchNormalization, ActivationStatistics)
+    ):
+        before = activation_name(layer)
+        return [_statistics(layer, graph, options, before=before), copy_of(layer)]
+    return [copy_of(layer)]
+
+
+def _recorded_as(kind, layer, graph, options):
+    """What takes the place of a layer that was named, or was not."""
+    if kind is None:
+        return [copy_of(layer)]
+    fused = fused_activation(layer)
+    if kind == "statistics":
+        if type(layer) is keras.layers.BatchNormalization:
+            return [_instrumented(layer, graph, options)]
+        after = None
+        if fused is not None:
+            after = activation_name(split_activation(layer, graph))
+        elif isinstance(layer, ACTIVATIONS):
+            after = activation_name(layer)
+        return [copy_of(layer), _statistics(layer, graph, options, after=after)]
+    split = [] if fused is None else [split_activation(layer, graph)]
+    changes = {"activation": "linear", **_names_apart(layer, graph)} if split else {}
+    following = split[0] if split else graph.after(layer)
+    normalization = InstrumentedBatchNormalization(
+        _channel_axis(layer),
+        name=graph.free_name(f"{layer.name}_batch_norm"),
+        dtype=layer.dtype_policy,
+        before=activation_name(following),
+        **options,
+    )
+    return [copy_of(layer, **changes), normalization, *split]
+
+
+def _instrumented(layer, graph, options):
+    before = activation_name(graph.after(layer))
+    return copy_of(layer, InstrumentedBatchNormalization, before=before, **options)
+
+
 def strip(model):
     """A copy of a model without anything of ours, to export: the inverse of `instrument`.
 
     Instrumented layers become Keras' own, recorders go, activations that `instrument` split out go
     back into their layer, and our regularizers become Keras' with their present strength, but for
-    those inside a wrapper such as `TimeDistributed` or `Bidirectional`, which stay ours.
+    those inside a wrapper such as `TimeDistributed` or `Bidirectional`, which stay ours. Virtual
+    batches are given up: Keras' layer has none.
 
     Args:
         model: A built Sequential or functional model.
@@ -101,9 +178,9 @@ def strip(model):
             return []
         changes = _plain_penalties(layer)
         if type(layer) is InstrumentedBatchNormalization:
-            config = {**layer.get_config(), **changes}
-            del config["record_every"]
-            return [keras.layers.BatchNormalization.from_config(config)]
+            own = {"before", "virtual_batch_size", *layer.recorder.wanted.config()}
+            config = {k: v for k, v in layer.get_config().items() if k not in own}
+            return [keras.layers.BatchNormalization.from_config({**config, **changes})]
         activation = _split_off(layer, graph)
         if activation is not None:
             changes["activation"] = _copied(getattr(activation, "activation", activation))
@@ -114,17 +191,21 @@ def strip(model):
     return rewrite(model, replace)
 
 
-def _statistics(layer, graph, record_every, split=False):
+def _statistics(layer, graph, options, **more):
+    return ActivationStatistics(
+        _channel_axis(layer),
+        name=graph.free_name(f"{layer.name}_statistics"),
+        dtype=layer.dtype_policy,
+        **options,
+        **more,
+    )
+
+
+def _channel_axis(layer):
     axis = getattr(layer, "axis", -1)
     if getattr(layer, "data_format", None) == "channels_first":
         axis = 1
-    return ActivationStatistics(
-        axis if isinstance(axis, int) else -1,
-        record_every=record_every,
-        split=split,
-        name=graph.free_name(f"{layer.name}_statistics"),
-        dtype=layer.dtype_policy,
-    )
+    return axis if isinstance(axis, int) else -1
 
 
 def split_activation(layer, graph):

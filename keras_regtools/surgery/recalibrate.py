@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.data import Batches
-from keras_regtools.layers.recorder import moments, reduction_axes
+from keras_regtools.layers.moments import moments, reduction_axes
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.validation import keras_model
 

@@ -20,6 +20,9 @@ def iteration(optimizer):
 def add_hook(optimizer, hook):
     """Call `hook(optimizer)` before each `optimizer.apply`, inside a compiled step too.
 
+    A hook with the methods `before(optimizer, gradients, variables)` and `after(held)` is called by
+    them instead, before and after; `after` gets what `before` gave.
+
     `apply` is shadowed on this instance alone. A step that is compiled already does not see the
     hook: drop it with `model.make_train_function(force=True)`.
     """
@@ -52,9 +55,17 @@ class _Hooked:
         if not optimizer.built and trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             optimizer.build(trainable_variables)
+        seeing = [hook for hook in self.hooks if hasattr(hook, "before")]
         for hook in self.hooks:
-            hook(optimizer)
-        return type(optimizer).apply(optimizer, grads, trainable_variables)
+            if hook not in seeing:
+                hook(optimizer)
+        if seeing:
+            grads = list(grads)
+            held = [hook.before(optimizer, grads, trainable_variables) for hook in seeing]
+        result = type(optimizer).apply(optimizer, grads, trainable_variables)
+        for hook, what in zip(seeing, held if seeing else [], strict=True):
+            hook.after(what)
+        return result
 
     def __deepcopy__(self, memo):
         raise TypeError("An optimizer with hooks inside its step cannot be copied during the fit")

@@ -1,0 +1,56 @@
+"""What needs no backend where one process sees whole arrays and knows their shapes."""
+
+import numpy as np
+from keras import ops
+
+
+def replicas(variable):
+    return [np.array(ops.convert_to_numpy(variable))]
+
+
+def require(condition, message):
+    """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
+
+
+def when(condition, values, variables, assigned):
+    """Both branches give values, and all variables are assigned, as a pure function needs it."""
+    kept = [variable * 1 for variable in variables]  # plain tensors, which both branches can return
+    found = ops.cond(condition, lambda: tuple(values()), lambda: tuple(kept))
+    for variable, value in zip(variables, found, strict=True):
+        variable.assign(value)
+
+
+def put(variable, index, value, assigned):
+    """The whole array anew, with one entry exchanged."""
+    there = ops.equal(np.arange(variable.shape[0], dtype="int32"), index)
+    there = ops.reshape(there, [-1] + [1] * (len(variable.shape) - 1))
+    variable.assign(ops.where(there, value[None], variable * 1))
+
+
+class Mailbox:
+    """Arrays that a step gives, in the memory of the process.
+
+    Args:
+        shape: Their shape.
+        settle: Called before reading: waits for what is still on its way.
+    """
+
+    def __init__(self, shape, settle=lambda: None):
+        self.shape, self._settle = shape, settle
+        self._begin()
+
+    def _begin(self):
+        self.count, self.sum = 0, np.zeros(self.shape)
+        self.largest = np.zeros(self.shape)
+
+    def receive(self, values):
+        values = np.asarray(values, "float64")
+        self.count += 1
+        self.sum = self.sum + values
+        self.largest = np.maximum(self.largest, values)
+
+    def read(self):
+        self._settle()
+        result = self.count, self.sum / max(self.count, 1), self.largest
+        self._begin()
+        return result

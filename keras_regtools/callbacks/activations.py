@@ -1,0 +1,223 @@
+"""Read the instrumented layers at the end of each epoch, or every few steps."""
+
+import warnings
+
+import numpy as np
+
+from keras_regtools import layers
+from keras_regtools.backend._tensorflow_summaries import HistogramWriter
+from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
+from keras_regtools.callbacks.steps import Steps
+from keras_regtools.layers.histogram import buckets
+from keras_regtools.layers.shadow import all_layers
+from keras_regtools.validation import positive_integer
+
+
+class ActivationMonitor(RecordingCallback):
+    """Read, log and reset the statistics of the instrumented layers after each epoch.
+
+    The records get one number per layer and quantity, `activations/<layer>/<quantity>`: `mean`,
+    `std` (the root of the mean variance), `minimum`, `maximum`, the percentiles, shares, drifts and
+    whatever else is recorded (means over the channels, see
+    `layers.InstrumentedBatchNormalization.statistics`), `dead_share`, the share of dead channels,
+    `nan_steps` and `first_nan_step`. The logs get the worst layer, as
+    `activations/constant_share` and so on: `constant_share`, `dead_share`, `saturated_share`,
+    `mean_distance`, `std_distance`, `percentile_drift`, as far as they are recorded; the drift is
+    NaN in the first epoch. `batch_norm/initial_share` is momentum^steps, what the moving statistics
+    still hold of their initial values: above 0.05, validation is judged with stale statistics. NaN
+    in an activation is warned of once, with its layer, channel and step.
+
+    Args:
+        per_channel: Whether to record the arrays with one entry per channel as well, under
+            `channels/<layer>/<quantity>`.
+        every_steps: Read every so many training steps, besides the end of each epoch.
+        tensorboard: Log directory for a histogram of each layer, or `None`.
+
+    Raises:
+        ValueError: `every_steps` below 1; when the fit begins, a model without an instrumented
+            layer.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import instrument
+    >>> model = instrument(keras.Sequential(
+    ...     [keras.Input((2,)), keras.layers.Dense(3, "relu", name="hidden")]))
+    >>> model.compile("sgd", "mse")
+    >>> x = np.ones((8, 2), "float32")
+    >>> monitor = ActivationMonitor()
+    >>> history = model.fit(x, x[:, :1], callbacks=[monitor], verbose=0)
+    >>> history.history["activations/constant_share"]  # the same sample over and over
+    [1.0]
+    >>> monitor.records.names()[0]
+    'activations/hidden_statistics/mean'
+    """
+
+    claim = "activations"
+    dropped = ("_writer",)
+
+    def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None):
+        super().__init__("activation_monitor")
+        self.per_channel = bool(per_channel)
+        self.every_steps = every_steps
+        if every_steps is not None:
+            self.every_steps = positive_integer("every_steps", every_steps)
+        self.tensorboard = None if tensorboard is None else str(tensorboard)
+        self._writer = None
+        self._begin()
+
+    def _begin(self):
+        self._steps, self._read_at, self._epoch = Steps(), 0, 0
+        self._worst, self._warned = {}, False
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.records.claims.add(self.claim)
+
+    def on_train_begin(self, logs=None):
+        found = instrumented_layers(self.model)
+        if not found:
+            raise ValueError(
+                "Expected a model with instrumented layers. Received: the model "
+                f"{self.model.name!r} without any. Call `keras_regtools.instrument(model)` first."
+            )
+        for layer in found:
+            layer.reset_statistics()
+        self._begin()
+        if self.tensorboard is not None:
+            self._writer = HistogramWriter(self.tensorboard)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._steps.epoch_begins()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every_steps is None:
+            return
+        self._steps.batch_ends(batch, self.params)
+        if self._steps.made - self._read_at >= self.every_steps:
+            self._read_at = self._steps.made
+            _ = self.model  # which on JAX brings the variables up to date
+            self._read_layers(self._epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every_steps is None or self._read_at != self._steps.made or not self._worst:
+            self._read_at = self._steps.made
+            self._read_layers(epoch)
+        if logs is not None:
+            logs.update({f"activations/{name}": value for name, value in self._worst.items()})
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _read_layers(self, epoch):
+        with self.timed(epoch):
+            found, worst, values = instrumented_layers(self.model), {}, {}
+            for own_name, layer in zip(_names(found), found, strict=True):
+                for name, value in self._read(layer, own_name).items():
+                    values[name] = value
+                    quantity = name.rsplit("/", 1)[1]
+                    if name.startswith("activations/") and quantity in _LOGGED:
+                        worst.setdefault(quantity, np.nan)
+                        worst[quantity] = float(np.fmax(worst[quantity], finite_or_nan(value)))
+                self._write_histogram(layer, own_name, epoch)
+                layer.reset_statistics()
+            # The keys are those of the first reading, and the drift that comes later.
+            drifts = any(layer.recorder.wanted.any_of("percentile_drift") for layer in found)
+            first = dict.fromkeys([*worst, *["percentile_drift"] * drifts], np.nan)
+            keys = self._worst or first
+            self._worst = {name: worst.get(name, np.nan) for name in keys}
+            self.record(epoch, values | self._initial_share())
+
+    def _initial_share(self):
+        """How much of the initial moving statistics the steps so far have left."""
+        momenta = [
+            layer.momentum
+            for layer in instrumented_layers(self.model)
+            if isinstance(layer, layers.InstrumentedBatchNormalization)
+        ]
+        return {"batch_norm/initial_share": max(momenta) ** self.step()} if momenta else {}
+
+    def _read(self, layer, own_name):
+        try:
+            statistics = layer.statistics()
+        except ValueError:  # the layer saw no training step in this epoch
+            return {}
+        del statistics["steps"]
+        self._warn(own_name, statistics)
+        values = {
+            f"activations/{own_name}/{name}": value for name, value in _summary(statistics).items()
+        }
+        if self.per_channel:
+            values |= {f"channels/{own_name}/{name}": v for name, v in statistics.items()}
+        return values
+
+    def _warn(self, own_name, statistics):
+        seen = statistics["first_nan_step"]
+        if self._warned or not (seen >= 0).any():
+            return
+        self._warned = True
+        first = seen[seen >= 0].min()
+        channel = int(np.flatnonzero(seen == first)[0])
+        warnings.warn(
+            f"NaN or infinity flowed through the layer {own_name!r}: {int((seen >= 0).sum())} of "
+            f"{len(seen)} channels, first in channel {channel} at its training step {first}; "
+            "training goes on.",
+            stacklevel=2,
+        )
+
+    def _write_histogram(self, layer, own_name, epoch):
+        if self._writer is not None:
+            found = buckets(layer.distributions())
+            at = epoch if self.every_steps is None else self._steps.made
+            self._writer.write(f"activations/{own_name}", found, at)
+
+
+_LOGGED = (
+    "constant_share",
+    "dead_share",
+    "saturated_share",
+    "mean_distance",
+    "std_distance",
+    "percentile_drift",
+)
+
+
+def instrumented_layers(model):
+    """The layers of a model that record, in order."""
+    kinds = (layers.InstrumentedBatchNormalization, layers.ActivationStatistics)
+    return [layer for layer in all_layers(model) if isinstance(layer, kinds)]
+
+
+def _names(found):
+    """The layers' names, numbered where models inside the model use one twice."""
+    names = []
+    for layer in found:
+        number = 1 + sum(layer.name == other.name for other in found[: len(names)])
+        names.append(layer.name if number == 1 else f"{layer.name}_{number}")
+    return names
+
+
+def _summary(statistics):
+    """One number per quantity, over all channels of a layer."""
+    values = dict(statistics)
+    seen = values.pop("first_nan_step")
+    summary = {"mean": np.mean(values["mean"])} if "mean" in values else {}
+    if "variance" in values:
+        summary["std"] = np.sqrt(np.mean(values["variance"]))
+    for name in ("mean", "variance", "batch_mean", "batch_variance", "nan_count"):
+        values.pop(name, None)
+    # A channel that stands still has no shape.
+    reduce = {"minimum": np.min, "maximum": np.max, "nan_steps": np.max}
+    reduce |= dict.fromkeys(("skewness", "kurtosis"), _mean_of_known)
+    for name, value in values.items():
+        own = "dead_share" if name == "dead" else name
+        summary[own] = reduce.get(name, np.mean)(value)
+    return summary | {"first_nan_step": min(seen[seen >= 0], default=-1)}
+
+
+def _mean_of_known(values):
+    known = values[~np.isnan(values)]
+    return known.mean() if len(known) else np.nan

@@ -1,0 +1,172 @@
+"""The gradients that training really saw, by layer, recorded inside the step."""
+
+import math
+import warnings
+import weakref
+
+import numpy as np
+
+from keras_regtools import backend
+from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
+from keras_regtools.callbacks.steps import Steps
+from keras_regtools.measures.layers import layers_with_weights
+from keras_regtools.training import ROWS, GradientHook, add_hook, base_optimizers, remove_hook
+from keras_regtools.validation import keras_model, positive_integer
+
+
+class GradientMonitor(RecordingCallback):
+    """Record the gradient of each layer as training sees it, without another pass over the data.
+
+    The optimizer's `apply` is watched inside the compiled step: the gradients are without loss
+    scale, averaged over accumulated steps, before and after clipping. On every `every`-th update
+    the norms of each layer are taken. The records get, for each layer with trainable weights,
+    `gradients/<layer>/gradient_norm` ‖g‖ before clipping, `clipped_norm` after it, `weight_norm`
+    ‖w‖, `update_norm` ‖Δw‖ of the step the optimizer really made and `update_ratio` ‖Δw‖ / ‖w‖,
+    means over the updates looked at since the last reading, and `largest_gradient_norm`. The logs
+    get `gradients/norm`, ‖g‖ of all layers together from these means, `gradients/clipped_norm` and
+    `gradients/update_ratio`, the largest of the layers. Weights, optimizer state and files are
+    those of a training without it.
+
+    Args:
+        every: Look at every so many updates. A positive integer.
+        every_steps: Read every so many training steps, besides the end of each epoch.
+
+    Raises:
+        ValueError: `every` or `every_steps` below 1; when the fit begins, a model that is not
+            compiled or not built, or one on several replicas.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="only")])
+    >>> model.set_weights([np.array([[3.0]]), np.array([0.0])])
+    >>> model.compile(keras.optimizers.SGD(0.1, clipvalue=1.0), "mse")
+    >>> x = np.ones((8, 1), "float32")
+    >>> history = model.fit(  # g = 2 (w + b − 1) = 4 for both, then clipped to 1
+    ...     x, x, batch_size=8, callbacks=[GradientMonitor()], verbose=0)
+    >>> [round(history.history[f"gradients/{n}"][0], 4) for n in ("norm", "clipped_norm")]
+    [5.6569, 1.4142]
+    """
+
+    dropped = ("_hooks",)
+
+    def __init__(self, *, every=10, every_steps=None):
+        super().__init__("gradient_monitor")
+        self.every = positive_integer("every", every)
+        self.every_steps = every_steps
+        if every_steps is not None:
+            self.every_steps = positive_integer("every_steps", every_steps)
+        self._hooks = None
+        self._begin()
+
+    def _begin(self):
+        self._steps, self._read_at, self._epoch = Steps(), 0, 0
+        self._logged, self._warned = {}, False
+
+    def on_train_begin(self, logs=None):
+        model = keras_model(self.model, compiled=True)
+        self._begin()
+        if any(len(backend.replicas(v)) > 1 for v in model.trainable_variables[:1]):
+            raise ValueError(
+                "Expected a model on one device: gradients are summed over replicas behind this "
+                "callback. Received: a model made under a distribution strategy."
+            )
+        self._layers, groups = _groups(model)
+        self._hooks = []
+        for optimizer in base_optimizers(model.optimizer):
+            hook = GradientHook(model.trainable_variables, groups, self.every)
+            add_hook(optimizer, hook)
+            # When the fit ends in an exception, it is taken out as soon as this object goes.
+            undo = weakref.finalize(self, _release, weakref.ref(model), optimizer, hook)
+            undo.atexit = False
+            self._hooks.append((hook, undo))
+        model.make_train_function(force=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._steps.epoch_begins()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every_steps is None:
+            return
+        self._steps.batch_ends(batch, self.params)
+        if self._steps.made - self._read_at >= self.every_steps:
+            self._read_at = self._steps.made
+            _ = self.model  # which on JAX brings the step of the records up to date
+            self._read(self._epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every_steps is None or self._read_at != self._steps.made or not self._logged:
+            self._read_at = self._steps.made
+            self._read(epoch)
+        if logs is not None:
+            logs.update(self._logged)
+
+    def on_train_end(self, logs=None):
+        for _, undo in self._hooks or []:
+            undo()
+        self._hooks = None
+
+    def _read(self, epoch):
+        with self.timed(epoch):
+            means, largest = np.full((2, len(ROWS), len(self._layers)), np.nan)
+            seen = False
+            for hook, _ in self._hooks:  # each optimizer has layers of its own
+                count, mean, top = hook.mailbox.read()
+                own = mean[ROWS.index("weight_norm")] > 0
+                own = own | (mean[0] > 0) | np.isnan(mean[0]) | (len(self._hooks) == 1)
+                if count:
+                    seen = True
+                    means[:, own], largest[:, own] = mean[:, own], top[:, own]
+            values = {}
+            for i, layer in enumerate(self._layers):
+                for row, name in enumerate(ROWS):
+                    values[f"gradients/{layer}/{name}"] = finite_or_nan(means[row, i])
+                values[f"gradients/{layer}/largest_gradient_norm"] = finite_or_nan(largest[0, i])
+            ratios = means[ROWS.index("update_ratio")]
+            total = {
+                "gradients/norm": math.sqrt(np.sum(np.square(means[0]))),
+                "gradients/clipped_norm": math.sqrt(np.sum(np.square(means[1]))),
+                "gradients/update_ratio": max(ratios[~np.isnan(ratios)], default=math.nan),
+            }
+            if seen:
+                self._warn(epoch, means[0])
+                self._logged = {name: finite_or_nan(value) for name, value in total.items()}
+            elif not self._logged:
+                self._logged = dict.fromkeys(total, math.nan)
+            self.record(epoch, values)
+
+    def _warn(self, epoch, norms):
+        bad = [
+            name for name, norm in zip(self._layers, norms, strict=True) if not np.isfinite(norm)
+        ]
+        if bad and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The gradients of the layers {bad} became NaN or infinite in epoch {epoch + 1}; "
+                "training goes on.",
+                stacklevel=2,
+            )
+
+
+def _groups(model):
+    """The names of the layers with trainable weights, and the places of their variables."""
+    places = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    names, groups = [], []
+    for layer in layers_with_weights(model):
+        own = [places.pop(id(v)) for v in layer.trainable_variables if id(v) in places]
+        if own:
+            number = 1 + sum(layer.name == name.split("|")[0] for name in names)
+            names.append(layer.name if number == 1 else f"{layer.name}|{number}")
+            groups.append(own)
+    if places:  # of a subclassed model itself
+        names.append("model")
+        groups.append(sorted(places.values()))
+    return [name.replace("|", "_") for name in names], groups
+
+
+def _release(model, optimizer, hook):
+    """Take the hook out again, also of the compiled step."""
+    remove_hook(optimizer, hook)
+    if model() is not None:
+        model().train_function = None

@@ -1,0 +1,123 @@
+"""Histograms that are added to in the graph: bins that widen away from the centre."""
+
+import numpy as np
+from keras import ops
+
+BINS = 192
+SAMPLE = 2048  # the most entries of a channel that one step adds
+_WIDTH = 1 / 16  # of a bin, in units of asinh((x - centre) / scale)
+_FURTHEST = np.sinh(BINS / 2 * _WIDTH)  # 202 scales from the centre
+_GOLDEN = (np.arange(SAMPLE) * ((5**0.5 - 1) / 2)) % 1
+
+
+def sampled(x, axis):
+    """At most `SAMPLE` entries of each channel, evenly from all over the tensor, as a matrix."""
+    x = ops.moveaxis(x, axis, -1)
+    count = 1
+    for size in ops.shape(x)[:-1]:
+        count = count * size
+    flat = ops.reshape(x, [-1, x.shape[-1]])
+    if isinstance(count, int) and count <= SAMPLE:
+        return flat
+    # The golden section steps through any grid without following its rows.
+    spread = ops.cast(ops.cast(_GOLDEN, "float32") * ops.cast(count, "float32"), "int32")
+    rows = ops.where(count <= SAMPLE, ops.arange(SAMPLE, dtype="int32"), spread)
+    rows = rows[: ops.minimum(count, SAMPLE)] if not isinstance(count, int) else rows
+    return ops.take(flat, ops.minimum(rows, count - 1), axis=0)
+
+
+def grid(mean, variance):
+    """Centre and scale of the bins, for entries like those seen first: two rows."""
+    wide = ops.sqrt(variance)
+    # A channel that stood still gets the scale of the others.
+    usual = ops.mean(wide)
+    usual = ops.where(usual > 0, usual, ops.ones_like(usual))
+    fits = ops.logical_and(ops.isfinite(wide), wide > 0)
+    centre = ops.where(ops.isfinite(mean), mean, 0.0)
+    return ops.stack([centre, ops.where(fits, wide, ops.where(ops.isfinite(usual), usual, 1.0))])
+
+
+def counts(x, grid, counted=None):
+    """How many entries of each channel fall in each bin.
+
+    Args:
+        x: Matrix, entries by channels.
+        grid: Centre and scale of each channel, two rows.
+        counted: Booleans of the shape of `x`, or `None`; NaN never counts.
+
+    Returns:
+        Tensor of the shape `(BINS, channels)`; what lies further out is in the outermost bins.
+    """
+    channels = x.shape[-1]
+    z = (x - grid[0]) / grid[1]
+    known = ops.logical_not(ops.isnan(z))
+    if counted is not None:
+        known = ops.logical_and(known, counted)
+    z = ops.clip(ops.where(known, z, 0.0), -_FURTHEST, _FURTHEST)
+    far = ops.abs(z)
+    place = ops.sign(z) * ops.log(far + ops.sqrt(far * far + 1)) / _WIDTH + BINS / 2
+    bins = ops.clip(ops.cast(ops.floor(place), "int32"), 0, BINS - 1)
+    bins = bins + BINS * ops.arange(channels, dtype="int32")
+    found = ops.segment_sum(
+        ops.reshape(ops.cast(known, "float32"), [-1]),
+        ops.reshape(bins, [-1]),
+        num_segments=BINS * channels,
+    )
+    return ops.transpose(ops.reshape(found, [channels, BINS]))
+
+
+class Distribution:
+    """What is known of a set of entries from histograms of its parts: numpy, outside the graph.
+
+    Args:
+        parts: List of `(centre, scale, counts)`, numbers and an array of `BINS` counts.
+        low, high: The extremes of all entries.
+    """
+
+    def __init__(self, parts, low, high):
+        self.low, self.high = float(low), float(high)
+        self._parts = []
+        ends = [self.low, self.high]
+        for centre, scale, found in parts:
+            if found.sum() > 0:
+                edges = centre + scale * np.sinh((np.arange(BINS + 1) - BINS / 2) * _WIDTH)
+                edges[0], edges[-1] = min(edges[0], self.low), max(edges[-1], self.high)
+                edges = np.clip(edges, self.low, self.high)
+                below = np.concatenate([[0.0], np.cumsum(found, dtype="float64")])
+                # Where edges were clipped together the step counts whole.
+                self._parts.append((edges, below))
+                ends.extend(edges)
+        self._points = np.unique(ends)
+        self.total = sum(below[-1] for _, below in self._parts)
+
+    def below(self, points):
+        """How many entries lie below each of the points."""
+        return sum(
+            (np.interp(points, edges, below) for edges, below in self._parts),
+            start=np.zeros(np.shape(points)),
+        )
+
+    def percentiles(self, shares):
+        """The percentiles, shares in %; NaN if nothing counted."""
+        if not self.total or not np.isfinite([self.low, self.high]).all():
+            return np.full(len(shares), np.nan)
+        below = self.below(self._points)
+        below[0] = 0.0
+        return np.interp(np.asarray(shares) / 100 * self.total, below, self._points)
+
+
+def buckets(distributions, number=30):
+    """The distribution of several channels together, in buckets of the same width.
+
+    Returns:
+        Array with a row for each bucket, of its left edge, right edge and count; empty if nothing
+        counted.
+    """
+    known = [d for d in distributions if d.total and np.isfinite([d.low, d.high]).all()]
+    if not known:
+        return np.zeros((0, 3))
+    low, high = min(d.low for d in known), max(d.high for d in known)
+    edges = np.linspace(low, high, number + 1)
+    below = sum(d.below(edges) for d in known)
+    below[0] = 0.0
+    return np.stack([edges[:-1], edges[1:], np.diff(below)], axis=1)

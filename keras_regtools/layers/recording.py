@@ -1,0 +1,178 @@
+"""What the layers with a recorder have in common: reading it."""
+
+import numpy as np
+from keras import ops
+
+from keras_regtools.layers.histogram import Distribution
+from keras_regtools.layers.quantities import EACH_STEP, percentile_name
+
+
+class Recording:
+    """Reading and forgetting what a layer's `recorder` holds."""
+
+    _last = None  # of the last reading that was reset
+
+    def statistics(self):
+        """The statistics of the layer's input over the training steps since the last reset.
+
+        Over all entries of a channel (samples and positions; masked ones do not count), pooled over
+        the steps exactly, whatever the sizes of the batches and on however many replicas:
+        `"mean"` μ, `"variance"` σ² (biased), `"skewness"` E[((x − μ)/σ)³], `"kurtosis"`
+        E[((x − μ)/σ)⁴] − 3, `"minimum"`, `"maximum"`. `"percentile_15"` and so on come from a
+        histogram of up to 2,048 entries of a channel per step. Its bins are at most
+        √(σ₁² + (x − μ₁)²) / 15 wide, with μ₁ and σ₁ of the first step; between their edges the
+        entries count as evenly spread. Where a step has more entries, the rank has a standard error
+        of up to 1.1 % divided by the root of the number of steps, besides.
+
+        Shares: `"zero_share"` of entries that are zero (in front of a ReLU: that it makes zero);
+        `"saturated_share"` of entries beyond 95 % of the range of a bounded activation, if `before`
+        or `after` names one; `"dead"` 1.0 where a channel was never above zero, else 0.0 (not
+        where another activation than ReLU is named); `"constant_share"` of steps on which the
+        channel's variance was below 1e-6.
+
+        Averages over the steps: `"batch_mean"`, `"batch_variance"` (biased), and, of batch
+        normalization, `"mean_distance"` = |μ_batch − μ_moving| / σ_moving and `"std_distance"` =
+        |σ_batch − σ_moving| / σ_moving, where σ_moving = √(moving variance + ε) and the moving
+        statistics are those before the step.
+
+        Against the reading before the last reset, from the second reading on: `"mean_drift"`
+        |μ − μ'| / σ' and `"percentile_drift"`, the mean over the percentiles of |p − p'| / σ'.
+        The layer's own `"abs_gamma"` |γ| and `"beta"`, of batch normalization, as they are now.
+
+        `"nan_steps"`: steps on which the channel held NaN or infinity; `"nan_count"`: such entries,
+        in the sampled steps; `"first_nan_step"`: the training step of this layer at which they were
+        seen first, from 0 on, or −1. The moments of such a channel are NaN, its percentiles too.
+
+        Batch normalization records moments of every step, as it computes them anyway; all else, and
+        everything in `ActivationStatistics`, is of every `record_every`-th step.
+
+        Returns:
+            A dict of numpy arrays with one entry per recorded channel, beside the int `"steps"`.
+
+        Raises:
+            ValueError: no training step was made since the last reset.
+        """
+        recorder = self.recorder
+        found = recorder.read() if recorder.built else None
+        if found is None:
+            raise ValueError(
+                "Expected at least one training step since the statistics were last reset. "
+                f"Received: none, in the layer {self.name!r}"
+            )
+        rows, parts = found
+        wanted = recorder.wanted
+        values = {name: rows[name] / rows["steps"] for name in EACH_STEP if name in rows}
+        values |= {"mean": rows["step_mean"], "variance": rows["step_variance"]}
+        if not self.has_reference:
+            del values["mean_distance"], values["std_distance"]
+        values |= self._sampled(rows, parts)
+        values |= self._drift(values)
+        for name in ("gamma", "beta") if self.has_reference else ():
+            variable = getattr(self, name, None)
+            if variable is not None:
+                value = np.array(ops.convert_to_numpy(variable), "float32")
+                value = value if wanted.channels is None else value[list(wanted.channels)]
+                values["abs_gamma" if name == "gamma" else name] = (
+                    np.abs(value) if name == "gamma" else value
+                )
+        kept = {name: v for name, v in values.items() if _family(name) in wanted.names}
+        return {
+            "steps": int(rows["clock"][1]),
+            **kept,
+            "nan_steps": rows["nan_steps"].astype("int64"),
+            "nan_count": rows["nan_count"].astype("int64"),
+            "first_nan_step": rows["first_nan"].astype("int64") - 1,
+        }
+
+    def _sampled(self, rows, parts):
+        wanted = self.recorder.wanted
+        count = np.maximum(rows["count"], 1)
+        moves = rows["variance"] > 0
+        values = {
+            # Of a channel that stands still there is no shape.
+            "skewness": np.where(moves | np.isnan(rows["variance"]), rows["skewness"], np.nan),
+            "kurtosis": np.where(moves | np.isnan(rows["variance"]), rows["kurtosis"] - 3, np.nan),
+            "minimum": -rows["low"],
+            "maximum": rows["high"],
+            "zero_share": rows["zeros"] / count,
+            "constant_share": rows["constant"] / rows["readings"],
+        }
+        if wanted.can_be_dead:
+            values["dead"] = (rows["signal_high"] <= 0).astype("float32")
+        if wanted.saturation is not None:
+            values["saturated_share"] = rows["saturated"] / count
+        distributions = self._distributions(rows, parts)
+        if distributions:
+            found = np.array([d.percentiles(wanted.percentiles) for d in distributions], "float32")
+            found[~np.isfinite(rows["mean"])] = np.nan
+            values |= {percentile_name(p): found[:, i] for i, p in enumerate(wanted.percentiles)}
+        return values
+
+    def _distributions(self, rows, parts):
+        if not len(parts[0][1]):
+            return []
+        return [
+            Distribution(
+                [(grid[0, c], grid[1, c], counts[:, c]) for grid, counts in parts],
+                -rows["low"][c],
+                rows["high"][c],
+            )
+            for c in range(len(rows["low"]))
+        ]
+
+    def distributions(self):
+        """What is known of the distribution of each channel since the last reset.
+
+        Returns:
+            List of `Distribution`, one per recorded channel; empty if no percentiles are recorded
+            or no training step was made.
+        """
+        found = self.recorder.read() if self.recorder.built else None
+        return [] if found is None else self._distributions(*found)
+
+    def _drift(self, values):
+        if self._last is None:
+            return {}
+        last = self._last
+        names = [n for n in values if n.startswith("percentile_")]
+        drift = {"mean_drift": _in_units(values["mean"] - last["mean"], last["variance"])}
+        if names:
+            gaps = [_in_units(values[n] - last[n], last["variance"]) for n in names]
+            drift["percentile_drift"] = np.mean(gaps, axis=0)
+        return drift
+
+    @property
+    def torch_params(self):
+        """On PyTorch, the plain layer's parameters: the recorder keeps its own."""
+        params = super().torch_params
+        for variable in self.recorder.variables:
+            if variable.path in params:
+                params.pop(variable.path)
+        return params
+
+    def reset_statistics(self):
+        """Forget what was recorded and begin anew; the next reading is compared with this one."""
+        if not self.recorder.built:
+            return
+        found = self.recorder.read()
+        if found is not None:
+            rows, parts = found
+            last = {"mean": rows["step_mean"], "variance": rows["step_variance"]}
+            self._last = last | self._sampled(rows, parts)
+        self.recorder.reset()
+
+
+def _in_units(gap, variance):
+    """|gap| in standard deviations; of no spread at all, 0 or infinite."""
+    gap, spread = np.abs(gap), np.sqrt(variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((spread == 0) & (gap == 0), 0.0, gap / spread).astype("float32")
+
+
+def _family(name):
+    return "percentiles" if name.startswith("percentile_") and name[11:12].isdigit() else name
+
+
+def silent_calls(model_layers):
+    """`(layer, call)` for each layer that records, without the recording."""
+    return [(layer, layer.silent_call) for layer in model_layers if isinstance(layer, Recording)]

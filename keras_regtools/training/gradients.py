@@ -1,0 +1,112 @@
+"""The gradients of a training step as the optimizer gets and as it uses them."""
+
+import math
+
+from keras import ops
+
+from keras_regtools import backend
+from keras_regtools.training.apply import iteration
+
+ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
+
+
+def used_gradients(optimizer, gradients):
+    """What an optimizer makes of the gradients of a step before its own rule.
+
+    Args:
+        optimizer: A base optimizer, behind loss scaling.
+        gradients: List of tensors, as `optimizer.apply` gets them.
+
+    Returns:
+        `(before, after, updates)`: the gradients without the optimizer's loss scale and averaged
+        over accumulated steps; the same clipped; and whether this step changes the weights, a
+        tensor, or `True` without accumulation.
+    """
+    scale = optimizer.loss_scale_factor
+    before = [ops.convert_to_tensor(g) if scale is None else g / scale for g in gradients]
+    steps, updates = optimizer.gradient_accumulation_steps, True
+    if steps:
+        waiting = [v for v in optimizer.variables if "gradient_accumulator" in v.name]
+        before = [(g + held) / steps for g, held in zip(before, waiting, strict=True)]
+        updates = ops.equal(ops.mod(iteration(optimizer) + 1, steps), 0)
+    return before, _clipped(optimizer, before), updates
+
+
+def _clipped(optimizer, gradients):
+    if optimizer.clipnorm:
+        return [g * _at_most(optimizer.clipnorm, _norm([g])) for g in gradients]
+    if optimizer.global_clipnorm:
+        factor = _at_most(optimizer.global_clipnorm, _norm(gradients))
+        return [g * ops.cast(factor, g.dtype) for g in gradients]
+    if optimizer.clipvalue:
+        return [ops.clip(g, -optimizer.clipvalue, optimizer.clipvalue) for g in gradients]
+    return gradients
+
+
+def _at_most(limit, norm):
+    return ops.minimum(limit / ops.maximum(norm, 1e-30), 1.0)
+
+
+def _norm(tensors):
+    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+
+
+class GradientHook:
+    """Hook that keeps the norms of what passes through an optimizer, by layer.
+
+    Args:
+        variables: The trainable variables of the model, in order.
+        groups: List of lists of places in `variables`, one for each layer.
+        every: It is done on every so many updates, beginning with the first.
+
+    Attributes:
+        mailbox: Where the norms are, see `backend.Mailbox`.
+    """
+
+    def __init__(self, variables, groups, every):
+        self.variables, self.groups, self.every = list(variables), groups, every
+        self.mailbox = backend.Mailbox((len(ROWS), len(groups)))
+
+    def before(self, optimizer, gradients, variables):
+        """Called before the update; gives what `after` needs."""
+        places = {id(v): i for i, v in enumerate(self.variables)}
+        own = self.variables if variables is None else list(variables)
+        gradients = list(gradients)
+        known = [
+            (places[id(v)], v, g)
+            for v, g in zip(own, gradients, strict=True)
+            if g is not None and id(v) in places
+        ]
+        first, last, updates = used_gradients(optimizer, [g for *_, g in known])
+        made = iteration(optimizer) // (optimizer.gradient_accumulation_steps or 1)
+        due = ops.equal(ops.mod(made, self.every), 0)
+        due = due if updates is True else ops.logical_and(due, updates)
+        old = backend.held(due, [v for _, v, _ in known])
+        return known, first, last, old, due
+
+    def after(self, held):
+        """Called after the update."""
+        known, first, last, old, due = held
+
+        def norms():
+            rows = {name: [] for name in ROWS}
+            for places in self.groups:
+                chosen = [i for i, (place, *_) in enumerate(known) if place in places]
+                weights = [old[i] for i in chosen]
+                moves = [known[i][1] - old[i] for i in chosen]
+                rows["gradient_norm"].append(_total(first, chosen))
+                rows["clipped_norm"].append(_total(last, chosen))
+                weight, update = _total(weights), _total(moves)
+                rows["weight_norm"].append(weight)
+                rows["update_norm"].append(update)
+                rows["update_ratio"].append(
+                    ops.where(weight > 0, update / ops.maximum(weight, 1e-30), math.nan)
+                )
+            return ops.stack([ops.stack(rows[name]) for name in ROWS])
+
+        self.mailbox.put(due, norms)
+
+
+def _total(tensors, chosen=None):
+    tensors = tensors if chosen is None else [tensors[i] for i in chosen]
+    return _norm(tensors) if tensors else ops.zeros(())

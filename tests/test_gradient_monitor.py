@@ -1,0 +1,175 @@
+"""The gradients that training saw: against gradients taken by hand and what the weights did."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_regtools.backend import value_and_grad
+from keras_regtools.callbacks import GradientMonitor
+
+BACKEND = keras.backend.backend()
+JIT = [False] if BACKEND == "torch" else [False, True]
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(16, 3)).astype("float32"), RNG.normal(size=(16, 2)).astype("float32")
+
+
+def network(optimizer, jit_compile=False, **options):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(
+                4, "tanh", kernel_initializer=keras.initializers.GlorotUniform(1), name="first"
+            ),
+            keras.layers.Dense(
+                2, kernel_initializer=keras.initializers.GlorotUniform(2), name="second"
+            ),
+        ]
+    )
+    model.compile(optimizer, "mse", jit_compile=jit_compile, **options)
+    return model
+
+
+def norms_of(model, x, y):
+    """‖g‖ of both layers, and both gradients, by another way."""
+    params = [keras.ops.convert_to_tensor(w) for w in model.get_weights()]
+
+    def loss(params, x, y):
+        outputs, _ = model.stateless_call(params, model.non_trainable_variables, x)
+        return keras.ops.mean(keras.ops.square(outputs - y))
+
+    _, gradient = value_and_grad(loss)(params, *map(keras.ops.convert_to_tensor, (x, y)))
+    gradient = [np.array(keras.ops.convert_to_numpy(g)) for g in gradient]
+    return gradient, [norm(gradient[:2]), norm(gradient[2:])]
+
+
+def norm(arrays):
+    return np.sqrt(sum((a.astype("float64") ** 2).sum() for a in arrays))
+
+
+def read(monitor, quantity):
+    names = [f"gradients/{layer}/{quantity}" for layer in ("first", "second")]
+    return [monitor.records.last(name) for name in names]
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_the_norms_are_those_of_the_gradients_of_each_step(jit_compile):
+    model = network(keras.optimizers.SGD(0.1), jit_compile)
+    expected, before = [], []
+    weights = model.get_weights()
+    for i in range(2):
+        _, norms = norms_of(model, X[8 * i :][:8], Y[8 * i :][:8])
+        expected.append(norms)
+        before.append(model.get_weights())
+        model.train_on_batch(X[8 * i :][:8], Y[8 * i :][:8])
+    after = model.get_weights()
+    model = network(keras.optimizers.SGD(0.1), jit_compile)
+    model.set_weights(weights)
+    monitor = GradientMonitor(every=1)
+    history = model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[monitor], verbose=0)
+    for trained, plain in zip(model.get_weights(), after, strict=True):
+        np.testing.assert_allclose(trained, plain, rtol=1e-6 * jit_compile, atol=1e-7 * jit_compile)
+    np.testing.assert_allclose(read(monitor, "gradient_norm"), np.mean(expected, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        read(monitor, "largest_gradient_norm"), np.max(expected, axis=0), rtol=1e-5
+    )
+    np.testing.assert_allclose(read(monitor, "clipped_norm"), read(monitor, "gradient_norm"))
+    sizes = [[norm(w[:2]), norm(w[2:])] for w in before]
+    np.testing.assert_allclose(read(monitor, "weight_norm"), np.mean(sizes, axis=0), rtol=1e-5)
+    # Plain gradient descent moves by the rate times the gradient.
+    np.testing.assert_allclose(
+        read(monitor, "update_norm"), 0.1 * np.mean(expected, axis=0), rtol=1e-3
+    )
+    ratios = 0.1 * np.array(expected) / np.array(sizes)
+    np.testing.assert_allclose(read(monitor, "update_ratio"), ratios.mean(0), rtol=1e-3)
+    total = np.sqrt(np.sum(np.square(np.mean(expected, axis=0))))
+    assert history.history["gradients/norm"] == pytest.approx([total], rel=1e-5)
+
+
+@pytest.mark.parametrize("clip", [{"clipnorm": 0.05}, {"global_clipnorm": 0.2}, {"clipvalue": 0.1}])
+def test_after_clipping_is_what_the_optimizer_applied(clip):
+    model = network(keras.optimizers.SGD(1.0, **clip))
+    _, expected = norms_of(model, X, Y)
+    before = model.get_weights()
+    monitor = GradientMonitor()
+    model.fit(X, Y, batch_size=16, callbacks=[monitor], verbose=0)
+    moved = [a - b for a, b in zip(model.get_weights(), before, strict=True)]
+    applied = [norm(moved[:2]), norm(moved[2:])]
+    np.testing.assert_allclose(read(monitor, "gradient_norm"), expected, rtol=1e-5)
+    np.testing.assert_allclose(read(monitor, "clipped_norm"), applied, rtol=1e-4)
+    np.testing.assert_allclose(read(monitor, "update_norm"), applied, rtol=1e-4)
+    assert (np.array(applied) < 0.9 * np.array(expected)).any()
+
+
+def test_accumulated_gradients_are_their_average_once_an_update():
+    model = network(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    _, expected = norms_of(model, X, Y)  # the mean of two halves is that of the whole
+    monitor = GradientMonitor(every=1)
+    model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[monitor], verbose=0)
+    np.testing.assert_allclose(read(monitor, "gradient_norm"), expected, rtol=1e-5)
+    np.testing.assert_allclose(read(monitor, "update_norm"), 0.1 * np.array(expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize("scaling", ["inner", "outer"])
+def test_the_loss_scale_is_taken_out(scaling):
+    if scaling == "inner":
+        optimizer = keras.optimizers.SGD(0.1, loss_scale_factor=64.0)
+    else:
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 64.0)
+    model = network(optimizer)
+    _, expected = norms_of(model, X, Y)
+    monitor = GradientMonitor()
+    model.fit(X, Y, batch_size=16, callbacks=[monitor], verbose=0)
+    np.testing.assert_allclose(read(monitor, "gradient_norm"), expected, rtol=1e-5)
+
+
+def test_every_second_update_is_looked_at_and_every_reading_begins_anew():
+    model = network(keras.optimizers.SGD(0.0))
+    batches = [norms_of(model, X[i : i + 4], Y[i : i + 4])[1] for i in (0, 4, 8, 12)]
+    monitor = GradientMonitor(every=2, every_steps=2)
+    model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[monitor], verbose=0)
+    _, found = monitor.records.series("gradients/first/gradient_norm", by="step")
+    np.testing.assert_allclose(found, [batches[0][0], batches[2][0]], rtol=1e-5)
+
+
+def test_adam_moves_otherwise_than_the_gradient_and_that_is_recorded():
+    model = network(keras.optimizers.Adam(0.01))
+    before = model.get_weights()
+    monitor = GradientMonitor()
+    model.fit(X, Y, batch_size=16, callbacks=[monitor], verbose=0)
+    moved = [a - b for a, b in zip(model.get_weights(), before, strict=True)]
+    np.testing.assert_allclose(
+        read(monitor, "update_norm"), [norm(moved[:2]), norm(moved[2:])], rtol=1e-4
+    )
+
+
+def test_the_optimizer_is_left_as_it_was():
+    model = network(keras.optimizers.Adam(0.01))
+    model.fit(X, Y, callbacks=[GradientMonitor()], verbose=0)
+    assert "apply" not in vars(model.optimizer)
+    plain = network(keras.optimizers.Adam(0.01))
+    plain.fit(X, Y, verbose=0)
+    shapes = [[v.shape for v in m.optimizer.variables] for m in (model, plain)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_its_layers():
+    model = network(keras.optimizers.SGD(0.1))
+    x = np.where(np.arange(16)[:, None] == 3, np.nan, X)
+    monitor = GradientMonitor()
+    with pytest.warns(UserWarning) as caught:
+        history = model.fit(x, Y, batch_size=16, epochs=2, callbacks=[monitor], verbose=0)
+    said = [str(w.message) for w in caught if w.category is UserWarning]
+    assert said == [
+        "The gradients of the layers ['first', 'second'] became NaN or infinite in epoch 1; "
+        "training goes on."
+    ]
+    assert np.isnan(history.history["gradients/norm"]).all()
+
+
+@pytest.mark.parametrize("name", ["every", "every_steps"])
+def test_how_often_must_be_a_positive_integer(name):
+    with pytest.raises(ValueError) as error:
+        GradientMonitor(**{name: 0})
+    assert str(error.value) == (
+        f"Argument `{name}` must be a positive integer. Received: {name}=0 (of type <class 'int'>)"
+    )
