@@ -78,6 +78,7 @@ MEASURES = {
         rt.measures.internal_covariate_shift, learning_rate=0.1
     ),
     "keskar_sharpness": rt.measures.keskar_sharpness,
+    "normalization_noise": functools.partial(rt.measures.normalization_noise, batch_size=8),
     "pac_bayes_sharpness": functools.partial(
         rt.measures.pac_bayes_sharpness, draws=2, bisections=3
     ),

@@ -16,6 +16,8 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[!_]*.py"))
 REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png", "sharpness.png"}
 LEFT_BEHIND = {
+    "batch_norm_freedom.py": {"batch_norm_freedom.png", "gradient_flow.csv", "runs.csv"},
+    "internal_covariate_shift.py": {"drifts.csv", "internal_covariate_shift.png", "steps.csv"},
     "batch_norm_landscape.py": {"batch_norm_landscape.png", "steps.csv"},
     "distribution_shift.py": {"accuracy.csv", "distribution_shift.png", "layers.csv"},
     "lenet5.py": REPORT | {"learning_rate.png", "activation_ranges.png", "penalties.png"},

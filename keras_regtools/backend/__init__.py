@@ -15,10 +15,12 @@ being differentiated, into another function, not yet compiled:
   scalars are added in double precision; `tensors` as they are;
 - `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace;
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
-- `require(condition, message)`: an error in a running graph;
+- `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
+  variable whose assignments are only noted;
 - `when(condition, values, variables, assigned)` assigns the list `values()` to the variables if
   the condition holds. `assigned` is a variable that was assigned just before, which tells whether
   assignments are only noted;
+- `choose(condition, one, other)`: `one()` if the condition holds, `other()` if not;
 - `Mailbox(shape)` gathers arrays that a compiled step gives now and then: `put(condition, values)`
   in the step adds the tensor `values()` if the condition holds; `read()` gives how many there were,
   their mean and their maximum, and begins anew;
@@ -32,6 +34,7 @@ _name = keras.backend.backend()
 if _name == "tensorflow":
     from keras_regtools.backend._tensorflow import (
         Mailbox,
+        choose,
         frozen_draws,
         gnvp,
         held,
@@ -47,6 +50,7 @@ if _name == "tensorflow":
 elif _name == "jax":
     from keras_regtools.backend._jax import (
         Mailbox,
+        choose,
         frozen_draws,
         gnvp,
         held,
@@ -62,6 +66,7 @@ elif _name == "jax":
 elif _name == "torch":
     from keras_regtools.backend._torch import (
         Mailbox,
+        choose,
         frozen_draws,
         gnvp,
         held,
@@ -89,6 +94,7 @@ __all__ = [
     "Mailbox",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
+    "choose",
     "frozen_draws",
     "gnvp",
     "held",

@@ -6,7 +6,7 @@ import jax
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import put, replicas, require, when  # noqa: F401
+from keras_regtools.backend._plain import put, replicas, require  # noqa: F401
 
 
 def jit(fn):
@@ -46,6 +46,25 @@ def mean_over(fn):
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
+
+
+def when(condition, values, variables, assigned):
+    if _is_traced(condition):
+        _plain.when(condition, values, variables, assigned)
+    elif condition:
+        for variable, value in zip(variables, values(), strict=True):
+            variable.assign(value)
+
+
+def choose(condition, one, other):
+    if _is_traced(condition):
+        return _plain.choose(condition, one, other)
+    return one() if condition else other()
+
+
+def _is_traced(condition):
+    """If not, a branch that is known already is not compiled anew in each call."""
+    return isinstance(condition, jax.core.Tracer)
 
 
 class Mailbox(_plain.Mailbox):

@@ -8,7 +8,7 @@ def replicas(variable):
     return [np.array(ops.convert_to_numpy(variable))]
 
 
-def require(condition, message):
+def require(condition, message, assigned):
     """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
 
 
@@ -18,6 +18,10 @@ def when(condition, values, variables, assigned):
     found = ops.cond(condition, lambda: tuple(values()), lambda: tuple(kept))
     for variable, value in zip(variables, found, strict=True):
         variable.assign(value)
+
+
+def choose(condition, one, other):
+    return ops.cond(condition, one, other)
 
 
 def put(variable, index, value, assigned):

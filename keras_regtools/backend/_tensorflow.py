@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._plain import choose  # noqa: F401
 
 _ZERO = tf.UnconnectedGradients.ZERO
 
@@ -212,9 +213,10 @@ def replicas(variable):
     return [np.array(copy) for copy in (copies or [variable.value])]
 
 
-def require(condition, message):
-    """Checked when the graph runs; XLA leaves it out."""
-    tf.debugging.Assert(condition, [message])
+def require(condition, message, assigned):
+    """Checked when the graph runs; XLA leaves it out, and a functional call keeps no state."""
+    if not _only_notes(assigned):
+        tf.debugging.Assert(condition, [message])
 
 
 def when(condition, values, variables, assigned):
@@ -233,7 +235,8 @@ def when(condition, values, variables, assigned):
 def put(variable, index, value, assigned):
     if _only_notes(assigned):
         return _plain.put(variable, index, value, assigned)
-    return variable.value[index].assign(value)
+    # Assigning to a slice would make XLA compile anew for each index.
+    return variable.value.scatter_update(tf.IndexedSlices(value[None], index[None]))
 
 
 def _only_notes(assigned):

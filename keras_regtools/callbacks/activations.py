@@ -22,10 +22,10 @@ class ActivationMonitor(RecordingCallback):
     `layers.InstrumentedBatchNormalization.statistics`), `dead_share`, the share of dead channels,
     `nan_steps` and `first_nan_step`. The logs get the worst layer, as
     `activations/constant_share` and so on: `constant_share`, `dead_share`, `saturated_share`,
-    `mean_distance`, `std_distance`, `percentile_drift`, as far as they are recorded; the drift is
-    NaN in the first epoch. `batch_norm/initial_share` is momentum^steps, what the moving statistics
-    still hold of their initial values: above 0.05, validation is judged with stale statistics. NaN
-    in an activation is warned of once, with its layer, channel and step.
+    `mean_distance`, `std_distance`, as far as they are recorded. `batch_norm/initial_share` is
+    momentum^steps, what the moving statistics still hold of their initial values: above 0.05,
+    validation is judged with stale statistics. NaN in an activation is warned of once, with its
+    layer, channel and step.
 
     Args:
         per_channel: Whether to record the arrays with one entry per channel as well, under
@@ -124,11 +124,8 @@ class ActivationMonitor(RecordingCallback):
                         worst[quantity] = float(np.fmax(worst[quantity], finite_or_nan(value)))
                 self._write_histogram(layer, own_name, epoch)
                 layer.reset_statistics()
-            # The keys are those of the first reading, and the drift that comes later.
-            drifts = any(layer.recorder.wanted.any_of("percentile_drift") for layer in found)
-            first = dict.fromkeys([*worst, *["percentile_drift"] * drifts], np.nan)
-            keys = self._worst or first
-            self._worst = {name: worst.get(name, np.nan) for name in keys}
+            # The keys are those of the first reading.
+            self._worst = {name: worst.get(name, np.nan) for name in self._worst or worst}
             self.record(epoch, values | self._initial_share())
 
     def _initial_share(self):
@@ -146,7 +143,7 @@ class ActivationMonitor(RecordingCallback):
         except ValueError:  # the layer saw no training step in this epoch
             return {}
         del statistics["steps"]
-        self._warn(own_name, statistics)
+        self._warn(own_name, statistics, layer.recorder.wanted.channels)
         values = {
             f"activations/{own_name}/{name}": value for name, value in _summary(statistics).items()
         }
@@ -154,13 +151,14 @@ class ActivationMonitor(RecordingCallback):
             values |= {f"channels/{own_name}/{name}": v for name, v in statistics.items()}
         return values
 
-    def _warn(self, own_name, statistics):
+    def _warn(self, own_name, statistics, recorded):
         seen = statistics["first_nan_step"]
         if self._warned or not (seen >= 0).any():
             return
         self._warned = True
         first = seen[seen >= 0].min()
         channel = int(np.flatnonzero(seen == first)[0])
+        channel = channel if recorded is None else recorded[channel]
         warnings.warn(
             f"NaN or infinity flowed through the layer {own_name!r}: {int((seen >= 0).sum())} of "
             f"{len(seen)} channels, first in channel {channel} at its training step {first}; "
@@ -181,7 +179,6 @@ _LOGGED = (
     "saturated_share",
     "mean_distance",
     "std_distance",
-    "percentile_drift",
 )
 
 

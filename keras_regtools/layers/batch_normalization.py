@@ -44,7 +44,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         ValueError: `record_every` or `virtual_batch_size` below 1, percentiles outside (0, 100), an
             unknown quantity or a channel that is not there, virtual batches together with
             `synchronized` or `renorm`; in training, a batch smaller than a virtual one if none
-            before was large enough (with XLA on TensorFlow this goes unseen).
+            before was large enough (unseen on TensorFlow with XLA and in functional calls).
 
     Reference:
         [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167); virtual batches:

@@ -60,9 +60,9 @@ class VirtualBatches(State):
             if self._largest < self.size:
                 raise ValueError(f"{message}a batch of {samples}")
         else:
-            largest = ops.maximum(self.largest, samples)
-            backend.require(largest >= self.size, f"{message}smaller ones")
+            largest = ops.maximum(ops.maximum(self.largest, samples), self._largest)
             self.largest.assign(largest)
+            backend.require(largest >= self.size, f"{message}smaller ones", self.largest)
 
 
 def by_sample(values, batches, x, axis):

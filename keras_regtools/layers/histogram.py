@@ -37,6 +37,26 @@ def grid(mean, variance):
     return ops.stack([centre, ops.where(fits, wide, ops.where(ops.isfinite(usual), usual, 1.0))])
 
 
+def regridded(histogram, grid, fresh, low, high):
+    """The histogram and the grid for the next entries.
+
+    Entries that stood still, or none at all, told no scale: they go into their bin of the fresh
+    grid. `low` and `high` are the extremes of the entries so far.
+    """
+    still = low >= high
+    grid = ops.where(still, fresh, grid)
+    here = ops.equal(np.arange(BINS, dtype="int32")[:, None], _bins((low - grid[0]) / grid[1]))
+    moved = ops.where(here, ops.sum(histogram, axis=0), 0.0)
+    return ops.where(still, moved, histogram), grid
+
+
+def _bins(z):
+    z = ops.clip(z, -_FURTHEST, _FURTHEST)
+    far = ops.abs(z)
+    place = ops.sign(z) * ops.log(far + ops.sqrt(far * far + 1)) / _WIDTH + BINS / 2
+    return ops.clip(ops.cast(ops.floor(place), "int32"), 0, BINS - 1)
+
+
 def counts(x, grid, counted=None):
     """How many entries of each channel fall in each bin.
 
@@ -53,10 +73,7 @@ def counts(x, grid, counted=None):
     known = ops.logical_not(ops.isnan(z))
     if counted is not None:
         known = ops.logical_and(known, counted)
-    z = ops.clip(ops.where(known, z, 0.0), -_FURTHEST, _FURTHEST)
-    far = ops.abs(z)
-    place = ops.sign(z) * ops.log(far + ops.sqrt(far * far + 1)) / _WIDTH + BINS / 2
-    bins = ops.clip(ops.cast(ops.floor(place), "int32"), 0, BINS - 1)
+    bins = _bins(ops.where(known, z, 0.0))
     bins = bins + BINS * ops.arange(channels, dtype="int32")
     found = ops.segment_sum(
         ops.reshape(ops.cast(known, "float32"), [-1]),

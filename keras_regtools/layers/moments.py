@@ -4,6 +4,8 @@ from keras import ops
 
 from keras_regtools import backend
 
+_ROUNDING = 2e-6  # of a mean of numbers in single precision
+
 
 def reduction_axes(rank, axis):
     """All axes of a tensor but the channel axis."""
@@ -107,6 +109,11 @@ def pooled(a, b):
             kurtosis = kurtosis + s * (fourth + off**4)
         result |= {"skewness": skewness, "kurtosis": kurtosis}
     return result
+
+
+def stands_still(mean, variance):
+    """Whether entries differ by no more than rounding; tensors or arrays."""
+    return variance**0.5 <= _ROUNDING * abs(mean)
 
 
 def _inverse_root(variance):

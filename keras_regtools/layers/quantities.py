@@ -85,9 +85,14 @@ class Wanted:
     @property
     def saturation(self):
         """Below and above which values a unit is saturated, or `None`."""
-        if self.before in _BOUNDED:
-            return _BOUNDED[self.before][0]
-        return _BOUNDED[self.after][1] if self.after in _BOUNDED else None
+        return saturation_of(self.before, self.after)
+
+
+def saturation_of(before=None, after=None):
+    """Below and above which values the input or the output of an activation is saturated."""
+    if before in _BOUNDED:
+        return _BOUNDED[before][0]
+    return _BOUNDED[after][1] if after in _BOUNDED else None
 
 
 def _names(record):
@@ -116,7 +121,11 @@ def _channels(channels):
 def _percentiles(percentiles):
     try:
         found = tuple(float(p) for p in percentiles)
-        fits = all(0 < p < 100 for p in found) and list(found) == sorted(set(found))
+        fits = (
+            not isinstance(percentiles, str)
+            and all(0 < p < 100 for p in found)
+            and list(found) == sorted(set(found))
+        )
     except (TypeError, ValueError):
         fits = False
     if not fits:

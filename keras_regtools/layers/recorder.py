@@ -26,7 +26,7 @@ from keras_regtools.layers.rows import (
     not_finite,
     of_channels,
     of_steps,
-    stacked,
+    sampled_rows,
     waiting_rows,
 )
 from keras_regtools.state import State
@@ -154,12 +154,13 @@ class Recorder(State):
         new |= {"mean": mean, "variance": variance}
         new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
         # A mean that is finite is the mean of finite entries; only others are looked at.
-        new["nan_count"] = ops.cond(
+        new["nan_count"] = backend.choose(
             ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
         )
-        if wanted.any_of("skewness", "kurtosis"):
+        shape = wanted.any_of("skewness", "kurtosis")  # of a channel that does not stand still
+        if shape:
             new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
-        if self._has_histogram or wanted.any_of("minimum", "maximum", "dead"):
+        if self._has_histogram or shape or wanted.any_of("minimum", "maximum", "dead"):
             low = x if counted is None else ops.where(counted, x, np.inf)
             high = x if counted is None else ops.where(counted, x, -np.inf)
             new["low"] = -reduced(ops.min, low, axes)
@@ -175,13 +176,14 @@ class Recorder(State):
             outside = ops.logical_or(signal < below, signal > above)
             new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * new["count"]
         seen = self.samples * 1
-        merged = [merged_samples(seen, stacked(new, SAMPLED_ROWS))]
+        merged = [merged_samples(seen, sampled_rows(new))]
         if self._has_histogram:
             fresh = ops.cast(histogram.grid(mean, variance), "float32")
-            grid = ops.where(seen[0, 0] < 1, fresh, self.grid * 1)
+            low, high = (seen[SAMPLED_ROWS.index(name)] for name in ("low", "high"))
+            found, grid = histogram.regridded(self.histogram * 1, self.grid * 1, fresh, -low, high)
             part = histogram.sampled(ops.cast(x, "float32"), axis)
             kept = None if counted is None else histogram.sampled(counted, axis)
-            merged += [grid, self.histogram + histogram.counts(part, grid, kept)]
+            merged += [grid, found + histogram.counts(part, grid, kept)]
         return merged
 
     def read(self):

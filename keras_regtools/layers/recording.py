@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools.layers.histogram import Distribution
+from keras_regtools.layers.moments import stands_still
 from keras_regtools.layers.quantities import EACH_STEP, percentile_name
 
 
@@ -61,8 +62,10 @@ class Recording:
             )
         rows, parts = found
         wanted = recorder.wanted
-        values = {name: rows[name] / rows["steps"] for name in EACH_STEP if name in rows}
-        values |= {"mean": rows["step_mean"], "variance": rows["step_variance"]}
+        steps = np.where(rows["steps"] > 0, rows["steps"], np.nan)  # of nothing, nothing is known
+        values = {name: rows[name] / steps for name in EACH_STEP if name in rows}
+        known = np.where(rows["step_count"] > 0, np.float32(1), np.nan)
+        values |= {"mean": rows["step_mean"] * known, "variance": rows["step_variance"] * known}
         if not self.has_reference:
             del values["mean_distance"], values["std_distance"]
         values |= self._sampled(rows, parts)
@@ -86,21 +89,25 @@ class Recording:
 
     def _sampled(self, rows, parts):
         wanted = self.recorder.wanted
-        count = np.maximum(rows["count"], 1)
-        moves = rows["variance"] > 0
+        count = np.where(rows["count"] > 0, rows["count"], np.nan)
+        still = -rows["low"] >= rows["high"]
         values = {
             # Of a channel that stands still there is no shape.
-            "skewness": np.where(moves | np.isnan(rows["variance"]), rows["skewness"], np.nan),
-            "kurtosis": np.where(moves | np.isnan(rows["variance"]), rows["kurtosis"] - 3, np.nan),
+            "skewness": np.where(still, np.nan, rows["skewness"]),
+            "kurtosis": np.where(still, np.nan, rows["kurtosis"] - 3),
             "minimum": -rows["low"],
             "maximum": rows["high"],
             "zero_share": rows["zeros"] / count,
-            "constant_share": rows["constant"] / rows["readings"],
+            "constant_share": rows["constant"]
+            / np.where(rows["readings"] > 0, rows["readings"], 1),
         }
         if wanted.can_be_dead:
             values["dead"] = (rows["signal_high"] <= 0).astype("float32")
         if wanted.saturation is not None:
             values["saturated_share"] = rows["saturated"] / count
+        values = {
+            n: np.where(rows["count"] > 0, v, np.nan).astype("float32") for n, v in values.items()
+        }
         distributions = self._distributions(rows, parts)
         if distributions:
             found = np.array([d.percentiles(wanted.percentiles) for d in distributions], "float32")
@@ -135,9 +142,9 @@ class Recording:
             return {}
         last = self._last
         names = [n for n in values if n.startswith("percentile_")]
-        drift = {"mean_drift": _in_units(values["mean"] - last["mean"], last["variance"])}
+        drift = {"mean_drift": _in_units(values["mean"] - last["mean"], last)}
         if names:
-            gaps = [_in_units(values[n] - last[n], last["variance"]) for n in names]
+            gaps = [_in_units(values[n] - last[n], last) for n in names]
             drift["percentile_drift"] = np.mean(gaps, axis=0)
         return drift
 
@@ -162,11 +169,14 @@ class Recording:
         self.recorder.reset()
 
 
-def _in_units(gap, variance):
-    """|gap| in standard deviations; of no spread at all, 0 or infinite."""
-    gap, spread = np.abs(gap), np.sqrt(variance)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((spread == 0) & (gap == 0), 0.0, gap / spread).astype("float32")
+def _in_units(gap, last):
+    """|gap| in standard deviations of the last reading; if there were none, 0 or infinite."""
+    mean, variance = last["mean"], last["variance"]
+    still = stands_still(mean, variance)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        nothing = stands_still(mean, np.square(gap))
+        units = np.abs(gap) / np.where(still, 0, np.sqrt(variance))
+    return np.where(still & nothing, 0.0, units).astype("float32")
 
 
 def _family(name):

@@ -47,9 +47,12 @@ def of_channels(channels, axis, t):
 def waiting_rows(x, axes, mask, mean, variance, reference):
     """What one step gives, as rows."""
     one = ops.ones_like(mean)
-    rows = [one, entries(x, axes, spread(mask, x)), mean, variance]
+    count = entries(x, axes, spread(mask, x))
+    rows = [one, count, mean, variance]
     reference = (one * 0, one) if reference is None else reference
-    return ops.stack([ops.cast(row, "float32") for row in (*rows, *reference)])
+    rows = ops.stack([ops.cast(row, "float32") for row in (*rows, *reference)])
+    # All masked, or a replica without samples: no step at all.
+    return ops.where(count > 0, rows, 0.0)
 
 
 def of_steps(waiting, step):
@@ -89,8 +92,11 @@ def not_finite(x, axes, counted):
     return ops.sum(ops.cast(bad, x.dtype), axis=axes)
 
 
-def stacked(rows, names):
-    return ops.cast(ops.stack([rows[name] for name in names]), "float32")
+def sampled_rows(new):
+    """Rows of a sampled step; where nothing counts, zeros but for the extremes."""
+    rows = ops.cast(ops.stack([new[name] for name in SAMPLED_ROWS]), "float32")
+    extreme = np.isin(SAMPLED_ROWS, _LARGEST)[:, None]
+    return ops.where(ops.logical_or(new["count"] > 0, extreme), rows, 0.0)
 
 
 def merged_steps(a, b):
@@ -99,7 +105,8 @@ def merged_steps(a, b):
     one, other = a["first_nan"], b["first_nan"]
     both = ops.minimum(one, other)
     merged["first_nan"] = ops.where(both > 0, both, ops.maximum(one, other))
-    return ops.stack([(merged | pooled(*_of_moments(a, b, 3)))[name] for name in STEP_ROWS])
+    merged |= pooled(*_of_moments(a, b, 3))
+    return ops.stack([merged[name] for name in STEP_ROWS])
 
 
 def merged_samples(a, b):
@@ -109,7 +116,8 @@ def merged_samples(a, b):
     merged |= {
         name: ops.where(a["count"] > 0, ops.maximum(a[name], b[name]), b[name]) for name in _LARGEST
     }
-    return ops.stack([(merged | pooled(*_of_moments(a, b, 5)))[name] for name in SAMPLED_ROWS])
+    merged |= pooled(*_of_moments(a, b, 5))
+    return ops.stack([merged[name] for name in SAMPLED_ROWS])
 
 
 def _of_moments(a, b, number):

@@ -15,6 +15,7 @@ from keras_regtools.measures.eigenvalues import (
 from keras_regtools.measures.fisher_rao import FisherRaoNorm, fisher_rao_norm
 from keras_regtools.measures.gradient_flow import GradientFlow, gradient_flow
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
+from keras_regtools.measures.normalization_noise import NormalizationNoise, normalization_noise
 from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharpness
 from keras_regtools.measures.perturbed import (
     AverageSharpness,
@@ -31,6 +32,8 @@ from keras_regtools.measures.trace import HessianTrace, hessian_trace
 from keras_regtools.measures.weights import WeightDistance, weight_distance, weight_norm
 
 __all__ = [
+    "NormalizationNoise",
+    "normalization_noise",
     "AverageSharpness",
     "DistributionShift",
     "FisherRaoNorm",

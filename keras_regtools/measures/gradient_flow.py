@@ -9,6 +9,7 @@ import numpy as np
 from keras_regtools import vectors
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
+from keras_regtools.measures.unit_states import unit_states
 from keras_regtools.validation import positive
 
 
@@ -26,6 +27,10 @@ class GradientFlow(SharpnessResult):
         ratios: Array, gradient over weight norm; NaN for weights that are zero.
         update_ratios: Array, learning rate · gradient norm / weight norm: how much of itself each
             layer changes in a step of plain gradient descent.
+        dead_shares: Array, the share of channels that the ReLU behind the layer makes zero for all
+            samples and positions; NaN where there is none.
+        saturated_shares: Array, the share of entries beyond 95 % of the range of a bounded
+            activation (sigmoid, tanh ...) behind the layer; NaN where there is none.
         factor: As given.
         learning_rate: The one of the update ratios; NaN if there is none.
         loss, evaluations, mode, penalties, samples: As in every measure of flatness.
@@ -38,6 +43,8 @@ class GradientFlow(SharpnessResult):
     weight_norms: np.ndarray
     ratios: np.ndarray
     update_ratios: np.ndarray
+    dead_shares: np.ndarray
+    saturated_shares: np.ndarray
     factor: float
     learning_rate: float
 
@@ -47,6 +54,10 @@ class GradientFlow(SharpnessResult):
         for i, name in enumerate(self.layers):
             for kind in ("gradient_norm", "weight_norm", "ratio", "update_ratio"):
                 numbers[f"{name}/{kind}"] = float(getattr(self, f"{kind}s")[i])
+            for kind in ("dead_share", "saturated_share"):
+                share = float(getattr(self, f"{kind}s")[i])
+                if not math.isnan(share):
+                    numbers[f"{name}/{kind}"] = share
         return numbers
 
 
@@ -107,6 +118,8 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(weights > 0, norms / weights, np.nan)
+    states = unit_states(surface, params)
+    shares = np.array([states.get(layer.name, (math.nan, math.nan)) for layer, _ in layers])
     return GradientFlow(
         value=first / last if last > 0 else math.nan,
         verdict=verdict,
@@ -116,6 +129,8 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
         weight_norms=frozen(weights),
         ratios=frozen(ratios),
         update_ratios=frozen(rate * ratios),
+        dead_shares=frozen(shares[:, 0]),
+        saturated_shares=frozen(shares[:, 1]),
         factor=factor,
         learning_rate=rate,
         loss=loss,

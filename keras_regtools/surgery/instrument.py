@@ -82,12 +82,13 @@ def instrument(model, layers=None, *, record=None, record_every=10, percentiles=
 
 
 def _chosen(layers):
-    if isinstance(layers, str) or not layers:
+    names = list(layers) if isinstance(layers, (list, tuple, set, dict)) else []
+    if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "Argument `layers` must be `None`, a list of layer names or a dict from names to "
             f"{' or '.join(map(repr, _KINDS))}. Received: layers={layers!r}"
         )
-    chosen = dict(layers) if isinstance(layers, dict) else dict.fromkeys(layers, _KINDS[0])
+    chosen = dict(layers) if isinstance(layers, dict) else dict.fromkeys(names, _KINDS[0])
     for kind in chosen.values():
         one_of("layers", kind, _KINDS)
     return chosen
@@ -125,13 +126,18 @@ def _recorded_as(kind, layer, graph, options):
             after = activation_name(split_activation(layer, graph))
         elif isinstance(layer, ACTIVATIONS):
             after = activation_name(layer)
-        return [copy_of(layer), _statistics(layer, graph, options, after=after)]
+        apart = _names_apart(layer, graph, "layer")
+        name = {"name": layer.name} if apart else {}
+        recorder = _statistics(layer, graph, options, after=after, **name)
+        return [copy_of(layer, **apart), recorder]
     split = [] if fused is None else [split_activation(layer, graph)]
-    changes = {"activation": "linear", **_names_apart(layer, graph)} if split else {}
+    apart = _names_apart(layer, graph)
+    changes = {"activation": "linear", **apart} if split else apart
+    takes_name = apart and not split
     following = split[0] if split else graph.after(layer)
     normalization = InstrumentedBatchNormalization(
         _channel_axis(layer),
-        name=graph.free_name(f"{layer.name}_batch_norm"),
+        name=layer.name if takes_name else graph.free_name(f"{layer.name}_batch_norm"),
         dtype=layer.dtype_policy,
         before=activation_name(following),
         **options,
@@ -184,17 +190,19 @@ def strip(model):
         activation = _split_off(layer, graph)
         if activation is not None:
             changes["activation"] = _copied(getattr(activation, "activation", activation))
-            if graph.names_outputs and graph.is_output(activation):
-                changes["name"] = activation.name
+        last = graph.after(layer) if activation is None else activation
+        goes = activation is not None or isinstance(last, ActivationStatistics)
+        if goes and graph.names_outputs and graph.is_output(last):
+            changes["name"] = last.name
         return [copy_of(layer, **changes)]
 
     return rewrite(model, replace)
 
 
-def _statistics(layer, graph, options, **more):
+def _statistics(layer, graph, options, name=None, **more):
     return ActivationStatistics(
         _channel_axis(layer),
-        name=graph.free_name(f"{layer.name}_statistics"),
+        name=name or graph.free_name(f"{layer.name}_statistics"),
         dtype=layer.dtype_policy,
         **options,
         **more,
@@ -221,10 +229,10 @@ def split_activation(layer, graph):
     return keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy)
 
 
-def _names_apart(layer, graph):
-    """Another name for a layer whose own one goes to its activation, as a loss may ask for it."""
+def _names_apart(layer, graph, suffix="linear"):
+    """Another name for a layer whose own one goes to what follows, as a loss may ask for it."""
     if graph.names_outputs and graph.is_output(layer):
-        return {"name": graph.free_name(f"{layer.name}_linear")}
+        return {"name": graph.free_name(f"{layer.name}_{suffix}")}
     return {}
 
 

@@ -1,0 +1,97 @@
+"""Which units of a network are dead or saturated on the data of a surface."""
+
+import math
+import weakref
+
+import numpy as np
+from keras import ops
+
+from keras_regtools import backend
+from keras_regtools.layers.moments import reduced, reduction_axes
+from keras_regtools.layers.quantities import saturation_of
+from keras_regtools.layers.shadow import all_layers
+from keras_regtools.surgery.graph import activation_name, fused_activation, group
+
+_compiled = weakref.WeakKeyDictionary()  # by the `batch` of a surface: traced once
+
+
+def unit_states(surface, params):
+    """The share of dead channels and of saturated entries behind each layer with a kernel.
+
+    Args:
+        surface: A `LossSurface`; its mode is that of the pass.
+        params: The weights.
+
+    Returns:
+        Dict from the names of dense and convolutional layers to `(dead, saturated)`, each NaN where
+        the activation behind the layer is of another kind: dead are channels behind a ReLU that
+        are zero for all samples and positions, saturated are entries beyond 95 % of the range of a
+        bounded one.
+    """
+    found = _activations(surface.model)
+    if not found:
+        return {}
+    if surface.batch not in _compiled:
+        _compiled[surface.batch] = backend.jit(_watching(surface.batch, found))
+    run = _compiled[surface.batch]
+    fixed, state = surface.batch.state()
+    highest, outside, total = {}, {}, 0
+    for x, _, _, count in surface.data.tensors():
+        for place, (high, share) in run(params, fixed, state, x).items():
+            high = np.array(ops.convert_to_numpy(high))
+            highest[place] = np.maximum(highest.get(place, -np.inf), high)
+            outside[place] = outside.get(place, 0.0) + count * float(ops.convert_to_numpy(share))
+        total += count
+    states = {}
+    for place, (owner, _, name) in enumerate(found):
+        if str(place) in highest:
+            rectifies = name in ("relu", "relu6")
+            dead = float(np.mean(highest[str(place)] <= 0)) if rectifies else math.nan
+            bounded = saturation_of(after=name) is not None
+            states[owner] = (dead, outside[str(place)] / total if bounded else math.nan)
+    return states
+
+
+def _activations(model):
+    """`(layer with a kernel, layer that applies the activation, its name)`, in order."""
+    found, owner = [], None
+    for layer in all_layers(model):
+        if group(layer) is not None:
+            owner = layer.name
+        fused = fused_activation(layer)
+        name = activation_name(layer) if fused is None else getattr(fused, "__name__", None)
+        known = name in ("relu", "relu6") or saturation_of(after=name) is not None
+        if owner is not None and known:
+            found.append((owner, layer, name))
+    return found
+
+
+def _watching(batch, found):
+    def run(params, fixed, state, x):
+        seen = {}
+
+        def watched(place, layer, name):
+            call = layer.call
+
+            def watching(*args, **kwargs):
+                outputs = call(*args, **kwargs)
+                axis = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+                axes = reduction_axes(len(outputs.shape), axis)
+                high = ops.cast(reduced(ops.max, outputs, axes), "float32")
+                limits = saturation_of(after=name)
+                share = ops.zeros(())
+                if limits is not None:
+                    beyond = ops.logical_or(outputs < limits[0], outputs > limits[1])
+                    share = ops.mean(ops.cast(beyond, "float32"))
+                if str(place) in seen:  # a layer used twice
+                    high = ops.maximum(high, seen[str(place)][0])
+                seen[str(place)] = (high, share)
+                return outputs
+
+            return layer, watching
+
+        calls = [watched(i, layer, name) for i, (_, layer, name) in enumerate(found)]
+        batch.call_model(params, fixed, state, x, watched=calls)
+        return seen
+
+    return run

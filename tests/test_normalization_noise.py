@@ -1,0 +1,149 @@
+"""The noise of random batches: closed forms, and a sample followed through the layer itself."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_regtools as rt
+
+X = np.random.default_rng(0).standard_normal((2048, 4)).astype("float32")
+
+
+def network(**options):
+    norm = keras.layers.BatchNormalization(name="norm", **options)
+    return keras.Sequential([keras.Input((4,)), norm])
+
+
+def surface_of(model, x=X):
+    return rt.LossSurface(model, x, x, loss="mse")
+
+
+def test_the_spread_is_what_a_sample_gets_in_the_company_of_others():
+    model = network()
+    rng, n = np.random.default_rng(1), 16
+    sample, outputs = X[:200], []
+    for _ in range(100):
+        company = X[rng.choice(len(X), n, replace=False)]
+        scale = 1 / np.sqrt(company.var(0) + 1e-3)
+        outputs.append((sample - company.mean(0)) * scale)
+    expected = np.sqrt(np.mean(np.var(outputs, axis=0, ddof=1)))
+    found = rt.measures.normalization_noise(surface_of(model), n, draws=100)
+    assert found.value == pytest.approx(expected, abs=4 * np.sqrt(2) * found.stderr)
+    assert found.layers == ("norm",)
+    assert found.spreads == pytest.approx([found.value])
+
+
+def test_four_times_the_batch_has_half_the_spread():
+    surface = surface_of(network())
+    small, large = (
+        rt.measures.normalization_noise(surface, n, draws=100, seed=s)
+        for n, s in ((32, 0), (128, 500))
+    )
+    doubt = np.hypot(small.stderr / small.value, large.stderr / large.value)
+    assert small.value / large.value == pytest.approx(2, rel=4 * doubt + 0.05)
+
+
+def test_the_error_is_the_spread_over_seeds():
+    surface = surface_of(network())
+    found = [
+        rt.measures.normalization_noise(surface, 32, draws=10, seed=100 * s) for s in range(20)
+    ]
+    spread = np.std([f.value for f in found], ddof=1)
+    assert 0.5 < np.mean([f.stderr for f in found]) / spread < 2
+
+
+def test_the_dropout_has_the_variance_of_the_noise():
+    model = network()
+    layer = model.get_layer("norm")
+    layer.gamma.assign([2.0, 1.0, 1.0, 0.5])
+    layer.beta.assign([0.0, 1.0, -1.0, 3.0])
+    found = rt.measures.normalization_noise(surface_of(model), 32)
+    rate = found.dropout_rate
+    gamma, beta = np.array([2.0, 1.0, 1.0, 0.5]), np.array([0.0, 1.0, -1.0, 3.0])
+    # All channels spread alike here, so that Σγ² shares go into the noise.
+    noise = np.mean(gamma**2) * found.value**2
+    of_dropout = rate / (1 - rate) * np.mean(gamma**2 + beta**2)
+    assert of_dropout == pytest.approx(noise, rel=0.1)
+
+
+def test_a_constant_batch_has_no_noise():
+    found = rt.measures.normalization_noise(surface_of(network(), np.ones((64, 4), "float32")), 8)
+    assert (found.value, found.dropout_rate) == (0.0, 0.0)
+
+
+def test_the_model_is_left_alone_and_each_layer_has_its_numbers():
+    model = rt.regularize(rt.applications.lenet5(), batch_norm=True)
+    x = np.random.default_rng(2).random((64, 32, 32, 1), "float32")
+    before = [np.array(w) for w in model.get_weights()]
+    surface = rt.LossSurface(model, x, np.zeros(64), loss="sparse_categorical_crossentropy")
+    found = rt.measures.normalization_noise(surface, 8, draws=3)
+    assert len(found.layers) == len(found.spreads) == 4
+    assert set(found.scalars()) >= {f"{name}/spread" for name in found.layers}
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 1}, "Argument `batch_size` must be an integer, 2 or above. Received: "),
+        ({"draws": 1}, "Argument `draws` must be an integer, 2 or above. Received: draws=1"),
+        (
+            {"batch_size": 2048},
+            "Expected `batch_size` to be below 2048, the number of samples. Received: "
+            "batch_size=2048",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError) as error:
+        rt.measures.normalization_noise(surface_of(network()), **arguments)
+    assert str(error.value).startswith(message)
+
+
+def test_a_model_without_batch_normalization_is_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)], name="plain")
+    with pytest.raises(ValueError) as error:
+        rt.measures.normalization_noise(surface_of(model), 8)
+    assert str(error.value) == (
+        "Expected a model with batch normalization. Received: the model 'plain', which has none"
+    )
+
+
+# The units of `gradient_flow`.
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_dead_and_saturated_units_are_counted_by_layer(fused):
+    def dense(units, activation, name):
+        if fused:
+            return [keras.layers.Dense(units, activation, name=name)]
+        return [keras.layers.Dense(units, name=name), keras.layers.Activation(activation)]
+
+    model = keras.Sequential(
+        [keras.Input((4,)), *dense(5, "relu", "a"), *dense(3, "tanh", "b"), *dense(2, None, "c")]
+    )
+    kernel, bias, other, _, last, _ = model.get_weights()
+    bias = np.array([-100.0, -100.0, 0, 0, 0])
+    model.set_weights([kernel, bias, 0 * other, np.array([1.7, 1.9, -5.0]), last, np.zeros(2)])
+    surface = rt.LossSurface(model, X[:32], X[:32, :2], loss="mse")
+    for _ in range(2):
+        flow = rt.measures.gradient_flow(surface, 0.1)
+        np.testing.assert_allclose(flow.dead_shares, [0.4, np.nan, np.nan])
+        np.testing.assert_allclose(flow.saturated_shares, [np.nan, 2 / 3, np.nan], rtol=1e-6)
+    assert flow.scalars()["a/dead_share"] == pytest.approx(0.4)
+
+
+def test_units_are_those_of_the_mode_of_the_surface():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, kernel_initializer="identity", name="dense"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+    )
+    x = X[:64] - 50  # in inference all is far below zero
+    for mode, share in (("inference", 1.0), ("batch_statistics", 0.0)):
+        surface = rt.LossSurface(model, x, x, loss="mse", mode=mode)
+        assert rt.measures.gradient_flow(surface, 0.1).dead_shares[0] == share
