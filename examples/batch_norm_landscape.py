@@ -200,16 +200,18 @@ def draw(table, args):
             if band:
                 low, high = (middle[end] for end in band)
                 ax.fill_between(
-                    middle.index, low, high, color=f"C{i}", alpha=0.5, linewidth=0, label=name
+                    middle.index, low, high, color=f"C{1 - i}", alpha=0.5, linewidth=0, label=name
                 )
             else:
-                ax.plot(middle.index, middle["beta"], color=f"C{i}", label=name)
+                ax.plot(middle.index, middle["beta"], color=f"C{1 - i}", label=name)
         ax.set(title=f"{title}, median of {args.seeds} seeds", xlabel="training step", ylabel=unit)
     units = ("range of the loss", "range of the distance ‖g − g(s)‖", units[2])
     for ax, measure, unit in zip(axes[1], MEASURES, units, strict=True):
         for i, (network, name) in enumerate(NETWORKS.items()):
             runs = table[table["network"] == network]
-            ax.plot(runs["loss"], runs[measure], ".", color=f"C{i}", alpha=0.5, label=name, mew=0)
+            ax.plot(
+                runs["loss"], runs[measure], ".", color=f"C{1 - i}", alpha=0.5, label=name, mew=0
+            )
         ax.set(
             title=f"{MEASURES[measure].capitalize()} at the same loss",
             xlabel="loss at that step (training goes to the right)",

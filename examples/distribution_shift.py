@@ -220,7 +220,7 @@ def draw(table, layers, old, new, args):
             values = 100 * runs[situation]
             place = j + 0.4 * (i - 0.5)
             label = {"label": name} if j == 0 else {}
-            middle.bar(place, values.mean(), 0.38, color=f"C{1 - i}", alpha=0.6, **label)
+            middle.bar(place, values.mean(), 0.38, color=f"C{i}", alpha=0.6, **label)
             label = {"label": "one seed"} if (i, j) == (1, 0) else {}
             middle.plot([place] * len(values), values, "k.", **label)
             known = values.notna().any()

@@ -183,7 +183,11 @@ class Recorder(State):
             found, grid = histogram.regridded(self.histogram * 1, self.grid * 1, fresh, -low, high)
             part = histogram.sampled(ops.cast(x, "float32"), axis)
             kept = None if counted is None else histogram.sampled(counted, axis)
-            merged += [grid, found + histogram.counts(part, grid, kept)]
+            # What was left out weighs with what was taken.
+            rows = ops.maximum(ops.cast(ops.shape(part)[0], x.dtype), 1)  # a replica may get none
+            weight = entries(x, axes) / rows
+            added = histogram.counts(part, grid, kept) * ops.cast(weight, "float32")
+            merged += [grid, found + added]
         return merged
 
     def read(self):

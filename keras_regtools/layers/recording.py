@@ -21,9 +21,10 @@ class Recording:
         `"mean"` μ, `"variance"` σ² (biased), `"skewness"` E[((x − μ)/σ)³], `"kurtosis"`
         E[((x − μ)/σ)⁴] − 3, `"minimum"`, `"maximum"`. `"percentile_15"` and so on come from a
         histogram of up to 2,048 entries of a channel per step. Its bins are at most
-        √(σ₁² + (x − μ₁)²) / 15 wide, with μ₁ and σ₁ of the first step; between their edges the
-        entries count as evenly spread. Where a step has more entries, the rank has a standard error
-        of up to 1.1 % divided by the root of the number of steps, besides.
+        √(σ₁² + (x − μ₁)²) / 15 wide, with μ₁ and σ₁ of the first step on which the channel did not
+        stand still, up to 200 σ₁ from μ₁; all that is further out is in one bin on each side.
+        Between their edges the entries count as evenly spread. Where a step has more entries, the
+        rank has a standard error of up to 1.1 % over the root of the number of steps, besides.
 
         Shares: `"zero_share"` of entries that are zero (in front of a ReLU: that it makes zero);
         `"saturated_share"` of entries beyond 95 % of the range of a bounded activation, if `before`
