@@ -208,13 +208,11 @@ def _summary(statistics):
         values.pop(name, None)
     # A channel that stands still has no shape.
     reduce = {"minimum": np.min, "maximum": np.max, "nan_steps": np.max}
-    reduce |= dict.fromkeys(("skewness", "kurtosis"), _mean_of_known)
+    for name in ("skewness", "kurtosis"):
+        known = values.pop(name, np.zeros(0))
+        known = known[~np.isnan(known)]
+        summary |= {name: known.mean()} if len(known) else {}
     for name, value in values.items():
         own = "dead_share" if name == "dead" else name
         summary[own] = reduce.get(name, np.mean)(value)
     return summary | {"first_nan_step": min(seen[seen >= 0], default=-1)}
-
-
-def _mean_of_known(values):
-    known = values[~np.isnan(values)]
-    return known.mean() if len(known) else np.nan
