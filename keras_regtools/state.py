@@ -16,5 +16,10 @@ class State(keras.layers.Layer):
         return []
 
     def load_own_variables(self, store):
-        if len(store.keys()):
+        kept = [tuple(store[key].shape) for key in sorted(store.keys(), key=int)]
+        # Of a layer that recorded something else, nothing can go on.
+        if kept == [tuple(v.shape) for v in self._own_variables()]:
             super().load_own_variables(store)
+
+    def _own_variables(self):
+        return self.variables

@@ -173,3 +173,24 @@ def test_how_often_must_be_a_positive_integer(name):
     assert str(error.value) == (
         f"Argument `{name}` must be a positive integer. Received: {name}=0 (of type <class 'int'>)"
     )
+
+
+def test_rows_of_an_embedding_that_come_twice_are_added():
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Embedding(10, 4, name="rows"), keras.layers.Flatten()]
+    )
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    before = model.get_weights()[0]
+    monitor = GradientMonitor()
+    x = np.ones((8, 3), "int32")
+    model.fit(x, np.ones((8, 12)), batch_size=8, callbacks=[monitor], verbose=0)
+    moved = np.linalg.norm(model.get_weights()[0] - before)
+    assert monitor.records.last("gradients/rows/gradient_norm") == pytest.approx(moved, rel=1e-4)
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    model = network("sgd")
+    model.trainable = False
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Expected a model with trainable weights. Received: the"):
+        model.fit(X, Y, callbacks=[GradientMonitor()], verbose=0)

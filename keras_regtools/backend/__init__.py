@@ -25,6 +25,7 @@ being differentiated, into another function, not yet compiled:
   in the step adds the tensor `values()` if the condition holds; `read()` gives how many there were,
   their mean and their maximum, and begins anew;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
+- `dense(gradient)`: a gradient as one tensor;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
 
@@ -35,6 +36,7 @@ if _name == "tensorflow":
     from keras_regtools.backend._tensorflow import (
         Mailbox,
         choose,
+        dense,
         frozen_draws,
         gnvp,
         held,
@@ -51,6 +53,7 @@ elif _name == "jax":
     from keras_regtools.backend._jax import (
         Mailbox,
         choose,
+        dense,
         frozen_draws,
         gnvp,
         held,
@@ -67,6 +70,7 @@ elif _name == "torch":
     from keras_regtools.backend._torch import (
         Mailbox,
         choose,
+        dense,
         frozen_draws,
         gnvp,
         held,
@@ -95,6 +99,7 @@ __all__ = [
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "choose",
+    "dense",
     "frozen_draws",
     "gnvp",
     "held",

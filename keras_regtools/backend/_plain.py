@@ -8,6 +8,10 @@ def replicas(variable):
     return [np.array(ops.convert_to_numpy(variable))]
 
 
+def dense(gradient):
+    return ops.convert_to_tensor(gradient)
+
+
 def require(condition, message, assigned):
     """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
 

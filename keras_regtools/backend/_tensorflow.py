@@ -270,3 +270,8 @@ class Mailbox:
 
 def held(condition, variables):
     return [tf.identity(variable.value) for variable in variables]
+
+
+def dense(gradient):
+    """That of an embedding comes as slices, in which a row may stand twice."""
+    return tf.convert_to_tensor(gradient)

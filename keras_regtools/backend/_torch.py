@@ -6,7 +6,7 @@ import torch
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import choose, put, replicas, require  # noqa: F401
+from keras_regtools.backend._plain import choose, dense, put, replicas, require  # noqa: F401
 
 
 def jit(fn):

@@ -33,7 +33,7 @@ class GradientMonitor(RecordingCallback):
 
     Raises:
         ValueError: `every` or `every_steps` below 1; when the fit begins, a model that is not
-            compiled or not built, or one on several replicas.
+            compiled or not built, has nothing trainable, or is on several replicas.
 
     Example:
 
@@ -71,7 +71,13 @@ class GradientMonitor(RecordingCallback):
                 "Expected a model on one device: gradients are summed over replicas behind this "
                 "callback. Received: a model made under a distribution strategy."
             )
+        self.on_train_end()  # of a fit that was cut off
         self._layers, groups = _groups(model)
+        if not groups:
+            raise ValueError(
+                "Expected a model with trainable weights. "
+                f"Received: the model {model.name!r}, which has none"
+            )
         self._hooks = []
         for optimizer in base_optimizers(model.optimizer):
             hook = GradientHook(model.trainable_variables, groups, self.every)

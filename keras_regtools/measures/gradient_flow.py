@@ -158,7 +158,7 @@ def _verdict(of_kernels, factor):
         return "not finite", bad[-1]
     last = list(of_kernels.values())[-1]
     for name, value in reversed(of_kernels.items()):
-        if value * factor < last:
+        if value == 0 or value * factor < last:
             return "vanishing", name
         if value > last * factor:
             return "exploding", name

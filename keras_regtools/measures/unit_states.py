@@ -10,7 +10,13 @@ from keras_regtools import backend
 from keras_regtools.layers.moments import reduced, reduction_axes
 from keras_regtools.layers.quantities import saturation_of
 from keras_regtools.layers.shadow import all_layers
-from keras_regtools.surgery.graph import activation_name, fused_activation, group
+from keras_regtools.surgery.graph import (
+    Graph,
+    activation_name,
+    fused_activation,
+    group,
+    is_graph_model,
+)
 
 _compiled = weakref.WeakKeyDictionary()  # by the `batch` of a surface: traced once
 
@@ -55,15 +61,28 @@ def unit_states(surface, params):
 def _activations(model):
     """`(layer with a kernel, layer that applies the activation, its name)`, in order."""
     found, owner = [], None
+    try:
+        graph = Graph(model) if is_graph_model(model) else None
+    except NotImplementedError:  # layers that Keras cannot describe
+        graph = None
     for layer in all_layers(model):
         if group(layer) is not None:
             owner = layer.name
+        elif graph is not None and layer in model.layers:
+            owner = _owner(layer, graph) or owner
         fused = fused_activation(layer)
         name = activation_name(layer) if fused is None else getattr(fused, "__name__", None)
         known = name in ("relu", "relu6") or saturation_of(after=name) is not None
         if owner is not None and known:
             found.append((owner, layer, name))
     return found
+
+
+def _owner(layer, graph):
+    """The layer with a kernel that feeds a layer, through others that do not branch."""
+    while layer is not None and group(layer) is None:
+        layer = graph.before(layer)
+    return None if layer is None else layer.name
 
 
 def _watching(batch, found):

@@ -10,12 +10,13 @@ from keras_regtools.training.apply import iteration
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 
 
-def used_gradients(optimizer, gradients):
+def used_gradients(optimizer, gradients, variables):
     """What an optimizer makes of the gradients of a step before its own rule.
 
     Args:
         optimizer: A base optimizer, behind loss scaling.
         gradients: List of tensors, as `optimizer.apply` gets them.
+        variables: Their variables.
 
     Returns:
         `(before, after, updates)`: the gradients without the optimizer's loss scale and averaged
@@ -23,18 +24,21 @@ def used_gradients(optimizer, gradients):
         tensor, or `True` without accumulation.
     """
     scale = optimizer.loss_scale_factor
-    before = [ops.convert_to_tensor(g) if scale is None else g / scale for g in gradients]
+    before = [backend.dense(g) for g in gradients]
+    before = before if scale is None else [g / scale for g in before]
     steps, updates = optimizer.gradient_accumulation_steps, True
     if steps:
-        waiting = [v for v in optimizer.variables if "gradient_accumulator" in v.name]
-        before = [(g + held) / steps for g, held in zip(before, waiting, strict=True)]
+        waiting = {v.name: v for v in optimizer.variables}
+        names = [f"{v.path.replace('/', '_')}_gradient_accumulator" for v in variables]
+        before = [(g + waiting[n]) / steps for g, n in zip(before, names, strict=True)]
         updates = ops.equal(ops.mod(iteration(optimizer) + 1, steps), 0)
     return before, _clipped(optimizer, before), updates
 
 
 def _clipped(optimizer, gradients):
     if optimizer.clipnorm:
-        return [g * _at_most(optimizer.clipnorm, _norm([g])) for g in gradients]
+        factors = [_at_most(optimizer.clipnorm, _norm([g])) for g in gradients]
+        return [g * ops.cast(f, g.dtype) for g, f in zip(gradients, factors, strict=True)]
     if optimizer.global_clipnorm:
         factor = _at_most(optimizer.global_clipnorm, _norm(gradients))
         return [g * ops.cast(factor, g.dtype) for g in gradients]
@@ -77,7 +81,9 @@ class GradientHook:
             for v, g in zip(own, gradients, strict=True)
             if g is not None and id(v) in places
         ]
-        first, last, updates = used_gradients(optimizer, [g for *_, g in known])
+        first, last, updates = used_gradients(
+            optimizer, [g for *_, g in known], [v for _, v, _ in known]
+        )
         made = iteration(optimizer) // (optimizer.gradient_accumulation_steps or 1)
         due = ops.equal(ops.mod(made, self.every), 0)
         due = due if updates is True else ops.logical_and(due, updates)
