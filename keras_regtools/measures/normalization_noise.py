@@ -59,8 +59,8 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
     drawn without replacement, as in an epoch; μ_B and σ²_B of each layer are those of a pass in
     which every batch normalization uses its batch. The spread is √E[Var_B], over the channels and
     over all samples x; for n independent entries it is close to √((1 + (κ + 2) / 4) / n), κ the
-    excess kurtosis: it falls as 1/√n. The sample's own pull on its batch is left out, as is what the
-    noise of earlier layers does to x: below an n of about 16 the spread is too large (0.57 in
+    excess kurtosis: it falls as 1/√n. The sample's own pull on its batch is left out, as is what
+    the noise of earlier layers does to x: below an n of about 16 the spread is too large (0.57 in
     place of 0.41 at n = 8). Dropout with the rate p multiplies an output y by noise of the variance
     p / (1 − p); as much variance as V comes from p = V / (V + E[y²]), y = γ x̂ + β. For the idea see
     [Luo et al., 2019](https://arxiv.org/abs/1809.00846).
