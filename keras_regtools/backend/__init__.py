@@ -33,61 +33,31 @@ import keras
 
 _name = keras.backend.backend()
 if _name == "tensorflow":
-    from keras_regtools.backend._tensorflow import (
-        Mailbox,
-        choose,
-        dense,
-        frozen_draws,
-        gnvp,
-        held,
-        hvp,
-        jit,
-        mean_over,
-        put,
-        replicas,
-        require,
-        value_and_grad,
-        when,
-    )
+    from keras_regtools.backend import _tensorflow as _chosen
 elif _name == "jax":
-    from keras_regtools.backend._jax import (
-        Mailbox,
-        choose,
-        dense,
-        frozen_draws,
-        gnvp,
-        held,
-        hvp,
-        jit,
-        mean_over,
-        put,
-        replicas,
-        require,
-        value_and_grad,
-        when,
-    )
+    from keras_regtools.backend import _jax as _chosen
 elif _name == "torch":
-    from keras_regtools.backend._torch import (
-        Mailbox,
-        choose,
-        dense,
-        frozen_draws,
-        gnvp,
-        held,
-        hvp,
-        jit,
-        mean_over,
-        put,
-        replicas,
-        require,
-        value_and_grad,
-        when,
-    )
+    from keras_regtools.backend import _torch as _chosen
 else:
     raise ImportError(
         "keras_regtools needs derivatives. Expected the Keras backend to be one of 'tensorflow', "
         f"'jax', 'torch'. Received: {_name!r}"
     )
+
+Mailbox = _chosen.Mailbox
+choose = _chosen.choose
+dense = _chosen.dense
+frozen_draws = _chosen.frozen_draws
+gnvp = _chosen.gnvp
+held = _chosen.held
+hvp = _chosen.hvp
+jit = _chosen.jit
+mean_over = _chosen.mean_over
+put = _chosen.put
+replicas = _chosen.replicas
+require = _chosen.require
+value_and_grad = _chosen.value_and_grad
+when = _chosen.when
 
 # TensorFlow's moments hide the mean inside the variance from second derivatives.
 MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"

@@ -6,14 +6,13 @@ import numpy as np
 
 from keras_regtools import layers
 from keras_regtools.backend._tensorflow_summaries import HistogramWriter
-from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
-from keras_regtools.callbacks.steps import Steps
+from keras_regtools.callbacks.recording import finite_or_nan
+from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.layers.histogram import buckets
 from keras_regtools.layers.shadow import all_layers
-from keras_regtools.validation import positive_integer
 
 
-class ActivationMonitor(RecordingCallback):
+class ActivationMonitor(ReadingCallback):
     """Read, log and reset the statistics of the instrumented layers after each epoch.
 
     The records get one number per layer and quantity, `activations/<layer>/<quantity>`: `mean`,
@@ -57,18 +56,10 @@ class ActivationMonitor(RecordingCallback):
     dropped = ("_writer",)
 
     def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None):
-        super().__init__("activation_monitor")
+        super().__init__("activation_monitor", every_steps)
         self.per_channel = bool(per_channel)
-        self.every_steps = every_steps
-        if every_steps is not None:
-            self.every_steps = positive_integer("every_steps", every_steps)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
         self._writer = None
-        self._begin()
-
-    def _begin(self):
-        self._steps, self._read_at, self._epoch = Steps(), 0, 0
-        self._worst, self._warned = {}, False
 
     def set_params(self, params):
         super().set_params(params)
@@ -87,45 +78,27 @@ class ActivationMonitor(RecordingCallback):
         if self.tensorboard is not None:
             self._writer = HistogramWriter(self.tensorboard)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._steps.epoch_begins()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.every_steps is None:
-            return
-        self._steps.batch_ends(batch, self.params)
-        if self._steps.made - self._read_at >= self.every_steps:
-            self._read_at = self._steps.made
-            _ = self.model  # which on JAX brings the variables up to date
-            self._read_layers(self._epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.every_steps is None or self._read_at != self._steps.made or not self._worst:
-            self._read_at = self._steps.made
-            self._read_layers(epoch)
-        if logs is not None:
-            logs.update({f"activations/{name}": value for name, value in self._worst.items()})
-
     def on_train_end(self, logs=None):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def _read_layers(self, epoch):
+    def _read(self, epoch):
         with self.timed(epoch):
             found, worst, values = instrumented_layers(self.model), {}, {}
             for own_name, layer in zip(_names(found), found, strict=True):
-                for name, value in self._read(layer, own_name).items():
+                for name, value in self._values(layer, own_name).items():
                     values[name] = value
                     quantity = name.rsplit("/", 1)[1]
                     if name.startswith("activations/") and quantity in _LOGGED:
-                        worst.setdefault(quantity, np.nan)
-                        worst[quantity] = float(np.fmax(worst[quantity], finite_or_nan(value)))
+                        key = f"activations/{quantity}"
+                        worst.setdefault(key, np.nan)
+                        worst[key] = float(np.fmax(worst[key], finite_or_nan(value)))
                 self._write_histogram(layer, own_name, epoch)
                 layer.reset_statistics()
             # The keys are those of the first reading.
-            self._worst = {name: worst.get(name, np.nan) for name in self._worst or worst}
+            keys = self._logged or worst
+            self._logged = {key: worst.get(key, np.nan) for key in keys}
             self.record(epoch, values | self._initial_share())
 
     def _initial_share(self):
@@ -137,7 +110,7 @@ class ActivationMonitor(RecordingCallback):
         ]
         return {"batch_norm/initial_share": max(momenta) ** self.step()} if momenta else {}
 
-    def _read(self, layer, own_name):
+    def _values(self, layer, own_name):
         try:
             statistics = layer.statistics()
         except ValueError:  # the layer saw no training step in this epoch

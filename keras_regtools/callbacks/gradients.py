@@ -7,14 +7,14 @@ import weakref
 import numpy as np
 
 from keras_regtools import backend
-from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
-from keras_regtools.callbacks.steps import Steps
+from keras_regtools.callbacks.recording import finite_or_nan
+from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import ROWS, GradientHook, add_hook, base_optimizers, remove_hook
 from keras_regtools.validation import keras_model, positive_integer
 
 
-class GradientMonitor(RecordingCallback):
+class GradientMonitor(ReadingCallback):
     """Record the gradient of each layer as training sees it, without another pass over the data.
 
     The optimizer's `apply` is watched inside the compiled step: the gradients are without loss
@@ -51,17 +51,9 @@ class GradientMonitor(RecordingCallback):
     dropped = ("_hooks",)
 
     def __init__(self, *, every=10, every_steps=None):
-        super().__init__("gradient_monitor")
+        super().__init__("gradient_monitor", every_steps)
         self.every = positive_integer("every", every)
-        self.every_steps = every_steps
-        if every_steps is not None:
-            self.every_steps = positive_integer("every_steps", every_steps)
         self._hooks = None
-        self._begin()
-
-    def _begin(self):
-        self._steps, self._read_at, self._epoch = Steps(), 0, 0
-        self._logged, self._warned = {}, False
 
     def on_train_begin(self, logs=None):
         model = keras_model(self.model, compiled=True)
@@ -87,26 +79,6 @@ class GradientMonitor(RecordingCallback):
             undo.atexit = False
             self._hooks.append((hook, undo))
         model.make_train_function(force=True)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._steps.epoch_begins()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.every_steps is None:
-            return
-        self._steps.batch_ends(batch, self.params)
-        if self._steps.made - self._read_at >= self.every_steps:
-            self._read_at = self._steps.made
-            _ = self.model  # which on JAX brings the step of the records up to date
-            self._read(self._epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.every_steps is None or self._read_at != self._steps.made or not self._logged:
-            self._read_at = self._steps.made
-            self._read(epoch)
-        if logs is not None:
-            logs.update(self._logged)
 
     def on_train_end(self, logs=None):
         for _, undo in self._hooks or []:
