@@ -1,5 +1,8 @@
 """The gradients that training saw: against gradients taken by hand and what the weights did."""
 
+import gc
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -107,6 +110,73 @@ def test_accumulated_gradients_are_their_average_once_an_update():
     model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[monitor], verbose=0)
     np.testing.assert_allclose(read(monitor, "gradient_norm"), expected, rtol=1e-5)
     np.testing.assert_allclose(read(monitor, "update_norm"), 0.1 * np.array(expected), rtol=1e-3)
+
+
+class Unused(keras.layers.Dense):
+    """A dense layer with a weight that nothing comes from."""
+
+    def build(self, input_shape):
+        self.unused = self.add_weight(shape=(3,), name="unused")
+        super().build(input_shape)
+
+
+def test_a_variable_without_a_gradient_is_left_out_of_what_accumulates():
+    model = keras.Sequential([keras.Input((3,)), Unused(2, name="first")])
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    plain.set_weights(model.get_weights()[1:])
+    _, expected = norms_of(plain, X, Y)
+    model.compile(
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse", jit_compile=False
+    )
+    monitor = GradientMonitor(every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras says that there is no gradient
+        model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[monitor], verbose=0)
+    found = monitor.records.last("gradients/first/gradient_norm")
+    assert found == pytest.approx(expected[0], rel=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="the fit of Keras refuses it there")
+def test_layers_that_are_frozen_between_two_fits_are_left_out():
+    model = network(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    model.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    _, expected = norms_of(model, X, Y)
+    model.layers[0].trainable = False
+    monitor = GradientMonitor(every=1)
+    model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[monitor], verbose=0)
+    assert "gradients/first/gradient_norm" not in monitor.records.names()
+    found = monitor.records.last("gradients/second/gradient_norm")
+    assert found == pytest.approx(expected[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("clip", [{"clipnorm": 1e-3}, {"global_clipnorm": 1e-3}])
+def test_clipped_norms_of_half_precision(clip):
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = network(keras.optimizers.SGD(1.0, **clip))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    monitor = GradientMonitor()
+    model.fit(X, Y, batch_size=16, callbacks=[monitor], verbose=0)
+    found = np.array(read(monitor, "clipped_norm"))
+    total = np.sqrt(np.sum(found**2)) if "global_clipnorm" in clip else found.max()
+    # Of a layer with a kernel and a bias, each clipped by itself.
+    assert total == pytest.approx(1e-3 * (1 if "global_clipnorm" in clip else 2**0.5), rel=0.02)
+
+
+def test_a_fit_that_is_cut_off_leaves_no_hook_behind():
+    model = network(keras.optimizers.SGD(0.1))
+
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    stopping = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, batch_size=8, callbacks=[GradientMonitor(), stopping], verbose=0)
+    del stopping
+    gc.collect()
+    assert "apply" not in vars(model.optimizer)
+    model.fit(X, Y, batch_size=8, verbose=0)
 
 
 @pytest.mark.parametrize("scaling", ["inner", "outer"])

@@ -606,6 +606,20 @@ def test_a_weight_file_without_the_record_loads(layer_class, tmp_path):
     assert fresh.get_layer("here").statistics()["steps"] == 3
 
 
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_a_weight_file_of_other_settings_loads_without_its_record(layer_class, tmp_path):
+    model = _net(layer_class(name="here", record=["mean"], record_channels=[0], record_every=3))
+    _fit(model)
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = _net(layer_class(name="here"))
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    _assert_equal(fresh.get_weights(), model.get_weights())
+    with pytest.raises(ValueError, match="Expected at least one training step"):
+        fresh.get_layer("here").statistics()
+    _fit(fresh)
+    assert fresh.get_layer("here").statistics()["steps"] == 3
+
+
 def test_the_stored_variables_of_a_plain_layer_load():
     plain, ours = keras.layers.BatchNormalization(), InstrumentedBatchNormalization()
     _train(plain, _steps(3))

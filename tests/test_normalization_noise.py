@@ -147,3 +147,20 @@ def test_units_are_those_of_the_mode_of_the_surface():
     for mode, share in (("inference", 1.0), ("batch_statistics", 0.0)):
         surface = rt.LossSurface(model, x, x, loss="mse", mode=mode)
         assert rt.measures.gradient_flow(surface, 0.1).dead_shares[0] == share
+
+
+def test_each_branch_has_its_own_dead_units():
+    inputs = keras.Input((4,))
+    branches = []
+    for name, bias in (("a", -100.0), ("b", 100.0)):
+        kernel = keras.layers.Dense(
+            3, bias_initializer=keras.initializers.Constant(bias), name=name
+        )
+        branches.append(kernel(inputs))
+    # Both kernels come before both activations.
+    outputs = keras.layers.Concatenate()([keras.layers.ReLU()(branch) for branch in branches])
+    model = keras.Model(inputs, keras.layers.Dense(2, name="c")(outputs))
+    surface = rt.LossSurface(model, X[:8], X[:8, :2], loss="mse")
+    flow = rt.measures.gradient_flow(surface, 0.1)
+    found = dict(zip(flow.layers, flow.dead_shares, strict=True))
+    assert (found["a"], found["b"]) == (1, 0)

@@ -175,6 +175,18 @@ def test_a_deep_sigmoid_net_vanishes_and_with_batch_normalization_it_does_not():
     assert verdicts == ["vanishing", "healthy"]
 
 
+def test_a_dead_network_vanishes_at_the_layer_that_is_dead():
+    dead = layers.Dense(3, "relu", bias_initializer=keras.initializers.Constant(-100), name="dead")
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(3, name="first"), dead, layers.Dense(1, name="last")]
+    )
+    found = gradient_flow(rt.LossSurface(model, np.ones((4, 2)), np.ones((4, 1)), loss="mse"))
+    # Nothing of the loss reaches the kernels, the last one's neither: its inputs are zero.
+    assert found.gradient_norms[:2].tolist() == [0, 0]
+    assert (found.verdict, found.begins_at) == ("vanishing", "last")
+    assert found.dead_shares[1] == 1
+
+
 def test_without_an_optimizer_there_is_no_update_ratio():
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
     found = gradient_flow(rt.LossSurface(model, np.ones((2, 1)), np.ones((2, 1)), loss="mse"))
