@@ -21,8 +21,8 @@ def _vgg():
     return rt.applications.vgg((32, 32, 1), 10, filters=blocks, dense=(128,))
 
 
-NETWORKS = {"lenet5": (rt.applications.lenet5, 150), "vgg": (_vgg, 25)}
-BATCH = 32
+NETWORKS = {"lenet5": (rt.applications.lenet5, 60), "vgg": (_vgg, 8)}
+BATCH = 128
 
 
 def main():

@@ -229,7 +229,14 @@ def when(condition, values, variables, assigned):
         return True
 
     # No copies of large variables in the steps in which nothing is to be done.
-    return tf.cond(condition, assign, lambda: False)
+    return tf.cond(condition, _apart(assign), lambda: False)
+
+
+def _apart(branch):
+    """A branch as one node: of one that is not taken, TensorFlow goes through every node."""
+    if not tf.inside_function():
+        return branch
+    return tf.function(branch, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def put(variable, index, value, assigned):
@@ -259,7 +266,7 @@ class Mailbox:
             self._count.assign_add(1)
             return True
 
-        tf.cond(condition, add, lambda: False)
+        tf.cond(condition, _apart(add), lambda: False)
 
     def read(self):
         count, (total, largest) = int(self._count.numpy()), self._kept.numpy()

@@ -76,7 +76,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         super().__init__(*args, **kwargs)
         self.before = before
         wanted = Wanted(record, record_every, record_channels, percentiles, before)
-        self.recorder = Recorder(wanted, each_step=True, name="recorder")
+        self.recorder = Recorder(wanted, each_step=True, epsilon=self.epsilon, name="recorder")
         self.virtual_batch_size = virtual_batch_size
         if virtual_batch_size is not None:
             self.virtual_batch_size = positive_integer("virtual_batch_size", virtual_batch_size)
@@ -104,19 +104,35 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         records = training and (mask is None or mask_fits(mask, inputs))
         if not records:
             return self.silent_call(inputs, training=training, mask=mask)
-        if self.before is None:
-            self._record(inputs, mask)
+        reference = (self.moving_mean, self.moving_variance)
+        if self.before is None or self._maps_by_channel:
+            signal = None if self.before is None else self._scale_and_offset
+            self._record(inputs, mask, reference, signal)
             return self.silent_call(inputs, training=training, mask=mask)
         # Before the output is made, which moves the moving statistics.
-        mean, std = self.moving_mean * 1, ops.sqrt(self.moving_variance + self.epsilon)
+        reference = [t * 1 for t in reference]
         outputs = self.silent_call(inputs, training=training, mask=mask)
-        self._record(inputs, mask, outputs, (mean, std))
+        self._record(inputs, mask, reference, outputs)
         return outputs
 
-    def _record(self, inputs, mask, outputs=None, reference=None):
-        if reference is None:
-            reference = (self.moving_mean, ops.sqrt(self.moving_variance + self.epsilon))
-        self.recorder.record(inputs, self.axis, mask, reference, self.synchronized, signal=outputs)
+    def _record(self, inputs, mask, reference, signal):
+        self.recorder.record(inputs, self.axis, mask, reference, self.synchronized, signal)
+
+    @property
+    def _maps_by_channel(self):
+        """Whether all samples get the same scale and offset, which are those of the batch."""
+        return self.virtual_batch_size is None and not getattr(self, "renorm", False)
+
+    def _scale_and_offset(self, mean, variance):
+        if not self.trainable:
+            mean, variance = self.moving_mean, self.moving_variance
+        mean, variance = ops.cast(mean, "float32"), ops.cast(variance, "float32")
+        scale, offset = ops.rsqrt(variance + self.epsilon), 0.0
+        if self.gamma is not None:
+            scale = scale * ops.cast(self.gamma, "float32")
+        if self.beta is not None:
+            offset = ops.cast(self.beta, "float32")
+        return scale, offset - mean * scale
 
     def silent_call(self, inputs, training=None, mask=None):
         """`call` without the recording."""

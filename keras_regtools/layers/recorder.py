@@ -29,6 +29,7 @@ from keras_regtools.layers.rows import (
     sampled_rows,
     waiting_rows,
 )
+from keras_regtools.layers.signal import Signal
 from keras_regtools.state import State
 
 _LONGEST = 16  # the most steps that wait
@@ -42,11 +43,12 @@ class Recorder(State):
         each_step: Whether moments are kept of every step, as where a layer computes them anyway,
             or of the sampled steps only: every `wanted.every`-th one, beginning with the first
             after a reading.
+        epsilon: Of the batch normalization, added to moving variances.
     """
 
-    def __init__(self, wanted, each_step, **kwargs):
+    def __init__(self, wanted, each_step, epsilon=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.wanted, self.each_step = wanted, each_step
+        self.wanted, self.each_step, self.epsilon = wanted, each_step, epsilon
 
     def build(self, channels):
         if self.wanted.channels is not None:
@@ -94,9 +96,10 @@ class Recorder(State):
             x: The tensor.
             axis: The channel axis.
             mask: `None`, or a tensor of one rank less than `x`, true where entries count.
-            reference: `(mean, standard deviation)` to measure the distance to, or `None`.
+            reference: `(mean, variance)` to measure the distance to, or `None`.
             synchronized: Whether the moments are those over all replicas.
-            signal: What the activation gets, where that is not `x`.
+            signal: What the activation gets, where that is not `x`: a tensor, or a function that
+                makes a scale and an offset by channel of the mean and the variance.
         """
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
@@ -112,7 +115,7 @@ class Recorder(State):
                 mean, variance = moments(x, axes, mask)
                 rows = waiting_rows(x, axes, mask, mean, variance, reference)
                 rows = of_channels(self.wanted.channels, 1, rows)[None]
-                totals = merged_steps(self.totals * 1, of_steps(rows, clock[0]))
+                totals = merged_steps(self.totals * 1, of_steps(rows, clock[0], self.epsilon))
                 return [totals, *self._sample(x, axis, axes, mask, signal, mean, variance)]
 
             backend.when(due, add, [self.totals, *sampled], self.clock)
@@ -124,12 +127,13 @@ class Recorder(State):
 
         def add_steps():
             """Those of the cycle that is over; at the first step after a reset, zeros."""
-            waited = of_steps(self.waiting * 1, clock[0] - self.cycle)
+            waited = of_steps(self.waiting * 1, clock[0] - self.cycle, self.epsilon)
             return [merged_steps(self.totals * 1, waited)]
 
         def add_sample():
             own = moments(x, axes, mask) if synchronized else (mean, variance)
-            return self._sample(x, axis, axes, mask, signal, *own)
+            behind = signal(mean, variance) if callable(signal) else signal
+            return self._sample(x, axis, axes, mask, behind, *own)
 
         if self.cycle == self.wanted.every:
             both = [self.totals, *sampled]
@@ -144,10 +148,13 @@ class Recorder(State):
         """What a sampled step makes of `samples`, and of `grid` and `histogram`, as a list."""
         wanted = self.wanted
         counted = spread(mask, x)
-        x, signal, counted = (of_channels(wanted.channels, axis, t) for t in (x, signal, counted))
-        mean, variance = (of_channels(wanted.channels, 0, t) for t in (mean, variance))
-        own = signal is None
-        signal = x if own else ops.cast(signal, x.dtype)
+        mapped = signal if isinstance(signal, tuple) else ()
+        x, counted = (of_channels(wanted.channels, axis, t) for t in (x, counted))
+        by_channel = (mean, variance, *mapped)
+        mean, variance, *mapped = (of_channels(wanted.channels, 0, t) for t in by_channel)
+        own = signal is None or isinstance(signal, tuple)
+        taken = x if own else ops.cast(of_channels(wanted.channels, axis, signal), x.dtype)
+        signal = Signal(taken, axes, *mapped)
         zero = ops.zeros_like(mean)
         new = dict.fromkeys(SAMPLED_ROWS, zero)
         new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
@@ -165,15 +172,17 @@ class Recorder(State):
             high = x if counted is None else ops.where(counted, x, -np.inf)
             new["low"] = -reduced(ops.min, low, axes)
             new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
+            if mapped:  # of no entries, there is no highest
+                highest = signal.highest(-new["low"], new["high"])
+                new["signal_high"] = ops.where(new["count"] > 0, highest, new["high"])
         if not own and wanted.any_of("dead"):
-            high = signal if counted is None else ops.where(counted, signal, -np.inf)
+            high = taken if counted is None else ops.where(counted, taken, -np.inf)
             new["signal_high"] = reduced(ops.max, high, axes)
         if wanted.any_of("zero_share"):
-            zeros = signal <= 0 if wanted.rectified else ops.equal(signal, 0)
+            zeros = signal.zeros(wanted.rectified)
             new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * new["count"]
         if wanted.saturation is not None and wanted.any_of("saturated_share"):
-            below, above = wanted.saturation
-            outside = ops.logical_or(signal < below, signal > above)
+            outside = signal.outside(*wanted.saturation)
             new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * new["count"]
         seen = self.samples * 1
         merged = [merged_samples(seen, sampled_rows(new))]
@@ -208,7 +217,8 @@ class Recorder(State):
         for _, own, sampled, _, _, *waiting in copies:
             if waiting:
                 number = (clock[1] - 1) % self.cycle + 1
-                rows = of_steps(ops.convert_to_tensor(waiting[0][:number]), clock[0] - number)
+                rows = ops.convert_to_tensor(waiting[0][:number])
+                rows = of_steps(rows, clock[0] - number, self.epsilon)
                 own = merged_steps(own, rows)
             totals = own if totals is None else merged_steps(totals, own)
             samples = sampled if samples is None else merged_samples(samples, sampled)

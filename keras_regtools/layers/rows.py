@@ -6,7 +6,7 @@ from keras import ops
 from keras_regtools.layers.moments import entries, pooled, spread
 
 # Rows of what waits to be added, of what is kept of each step, and of each sampled step.
-WAITING_ROWS = ("steps", "count", "mean", "variance", "moving_mean", "moving_std")
+WAITING_ROWS = ("count", "mean", "variance", "moving_mean", "moving_variance")
 STEP_ROWS = (
     "steps",
     "batch_mean",
@@ -46,25 +46,28 @@ def of_channels(channels, axis, t):
 
 def waiting_rows(x, axes, mask, mean, variance, reference):
     """What one step gives, as rows."""
-    one = ops.ones_like(mean)
     count = entries(x, axes, spread(mask, x))
-    rows = [one, count, mean, variance]
-    reference = (one * 0, one) if reference is None else reference
-    rows = ops.stack([ops.cast(row, "float32") for row in (*rows, *reference)])
-    # All masked, or a replica without samples: no step at all.
-    return ops.where(count > 0, rows, 0.0)
+    if reference is None:
+        reference = (ops.zeros_like(mean), ops.ones_like(mean))
+    rows = (count, mean, variance, *reference)
+    return ops.stack([ops.cast(row, "float32") for row in rows])
 
 
-def of_steps(waiting, step):
+def of_steps(waiting, step, epsilon):
     """Rows of several steps together.
 
     Args:
-        waiting: Tensor of the shape `(steps, rows, channels)`; zeros where there was no step.
+        waiting: Tensor of the shape `(steps, rows, channels)`; where the count is zero, as if all
+            is masked or a replica got no samples, there was no step.
         step: Number of the first of them.
+        epsilon: That of the batch normalization, 0 elsewhere.
     """
-    rows = (waiting[:, i] for i in range(len(WAITING_ROWS)))
-    made, count, mean, variance, moving_mean, moving_std = rows
-    scale = ops.where(made > 0, moving_std, 1.0)
+    made = waiting[:, :1] > 0
+    count, mean, variance, moving_mean, moving_variance = (
+        ops.where(made, waiting, 0.0)[:, i] for i in range(len(WAITING_ROWS))
+    )
+    made = made[:, 0]
+    moving_std = ops.where(made, ops.sqrt(moving_variance + epsilon), 1.0)
     bad = ops.cast(ops.logical_not(ops.isfinite(mean)), "float32")
     number = ops.cast(step + 1 + ops.arange(waiting.shape[0], dtype="int32"), "float32")
     first = ops.min(ops.where(bad > 0, number[:, None], np.inf), axis=0)
@@ -72,9 +75,9 @@ def of_steps(waiting, step):
     share = count / ops.maximum(total, 1)
     middle = ops.sum(share * mean, axis=0)
     spread_out = ops.sum(share * (variance + ops.square(mean - middle)), axis=0)
-    # The square root of a variance of nothing is nothing.
-    apart = ops.abs(ops.sqrt(variance) - moving_std) / scale
-    sums = (made, mean, variance, ops.abs(mean - moving_mean) / scale, apart, bad)
+    apart = ops.where(made, ops.abs(ops.sqrt(variance) - moving_std) / moving_std, 0.0)
+    made = ops.cast(made, "float32")
+    sums = (made, mean, variance, ops.abs(mean - moving_mean) / moving_std, apart, bad)
     return ops.stack(
         [
             *(ops.sum(row, axis=0) for row in sums),

@@ -1,0 +1,41 @@
+"""What the activation behind a recorder gets, without a tensor of its own where that can be."""
+
+from keras import ops
+
+from keras_regtools.layers.moments import along
+
+
+class Signal:
+    """A tensor, times a scale and plus an offset by channel.
+
+    The comparisons come out as if the sum had been made and rounded, in one pass less.
+
+    Args:
+        t: The tensor.
+        axes: All its axes but that of the channels.
+        scale, offset: Tensors with an entry for each channel, or `None` for 1 and 0.
+    """
+
+    def __init__(self, t, axes, scale=None, offset=None):
+        self.t, self.axes, self._scale, self._offset = t, axes, scale, offset
+        self._scaled = t if scale is None else t * along(ops.cast(scale, t.dtype), t, axes)
+
+    def _bound(self, value):
+        if self._offset is None:
+            return value
+        return along(ops.cast(value - self._offset, self.t.dtype), self.t, self.axes)
+
+    def zeros(self, rectified):
+        """Where it is zero, or, `rectified`, where a ReLU makes it so."""
+        compare = ops.less_equal if rectified else ops.equal
+        return compare(self._scaled, self._bound(0.0))
+
+    def outside(self, below, above):
+        """Where it is below or above."""
+        return ops.logical_or(self._scaled < self._bound(below), self._scaled > self._bound(above))
+
+    def highest(self, low, high):
+        """Its maximum by channel, from the extremes of the tensor."""
+        if self._scale is None:
+            return high
+        return ops.maximum(low * self._scale, high * self._scale) + self._offset
