@@ -447,6 +447,23 @@ def test_what_is_not_finite_is_counted_and_located(layer_class, bad):
     assert np.isnan(statistics["percentile_50"][1])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_activations_that_are_nan_between_two_sampled_steps_are_counted_and_located(masked):
+    batches = [RNG(n).normal(size=(8, 3)).astype("float32") for n in range(6)]
+    batches[3][2:4, 1] = np.nan
+    layer = ActivationStatistics(record_every=5)
+    mask = np.arange(8) != 3
+    for batch in batches:
+        layer(batch, training=True, mask=mask if masked else None)
+    statistics = layer.statistics()
+    assert statistics["nan_steps"].tolist() == [0, 1, 0]
+    assert statistics["nan_count"].tolist() == [0, 2 - masked, 0]
+    assert statistics["first_nan_step"].tolist() == [-1, 3, -1]
+    kept = [batches[i][mask] if masked else batches[i] for i in (0, 3, 5)]
+    others = {name: value[[0, 2]] for name, value in statistics.items() if name != "steps"}
+    _assert_moments(others, _flat([batch[:, [0, 2]] for batch in kept]))
+
+
 def test_nan_in_the_first_step_leaves_the_others_their_percentiles():
     batches = [RNG(n).normal(0, 1e-3, size=(64, 2)).astype("float32") for n in range(3)]
     batches[0][:, 0] = np.nan

@@ -19,8 +19,8 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         axis: The channel axis, an integer.
         record: Names of the quantities to record, those of `statistics()` (`"percentiles"` for all
             of them); `None` records all.
-        record_every: They are recorded on every `record_every`-th training step. A positive
-            integer.
+        record_every: They are recorded on every `record_every`-th training step, and on each that
+            holds NaN or infinity. A positive integer.
         record_channels: Indices of the channels to record; `None` records all.
         percentiles: The percentiles, increasing numbers between 0 and 100.
         before, after: Name of the activation that follows this layer, or stands in front of it,

@@ -42,7 +42,7 @@ class Recorder(State):
         wanted: `Wanted`.
         each_step: Whether moments are kept of every step, as where a layer computes them anyway,
             or of the sampled steps only: every `wanted.every`-th one, beginning with the first
-            after a reading.
+            after a reading, and those with NaN or infinity.
         epsilon: Of the batch normalization, added to moving variances.
     """
 
@@ -110,6 +110,9 @@ class Recorder(State):
         sampled = [self.samples] + ([self.grid, self.histogram] if self._has_histogram else [])
 
         if not self.each_step:
+            # One pass, so that no NaN comes and goes unseen.
+            finite = ops.all(ops.isfinite(average(x, axes, spread(mask, x))))
+            due = ops.logical_or(due, ops.logical_not(finite))
 
             def add():
                 mean, variance = moments(x, axes, mask)

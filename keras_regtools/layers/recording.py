@@ -46,7 +46,8 @@ class Recording:
         seen first, from 0 on, or −1. The moments of such a channel are NaN, its percentiles too.
 
         Batch normalization records moments of every step, as it computes them anyway; all else, and
-        everything in `ActivationStatistics`, is of every `record_every`-th step.
+        everything in `ActivationStatistics`, is of every `record_every`-th step; there, steps with
+        NaN or infinity are recorded besides.
 
         Returns:
             A dict of numpy arrays with one entry per recorded channel, beside the int `"steps"`.
