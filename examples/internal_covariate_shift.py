@@ -75,7 +75,7 @@ def parse():
         "--steps", type=positive, default=3000, help="training steps, about (default: %(default)s)"
     )
     measured = "steps from one measurement to the next (default: %(default)s)"
-    options.add_argument("--every", type=positive, default=15, help=measured)
+    options.add_argument("--every", type=positive, default=12, help=measured)
     args = options.parse_args()
     args.units, args.target = 100, TARGETS[args.dataset]
     if args.smoke:

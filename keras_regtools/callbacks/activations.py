@@ -29,7 +29,7 @@ class ActivationMonitor(ReadingCallback):
     Args:
         per_channel: Whether to record the arrays with one entry per channel as well, under
             `channels/<layer>/<quantity>`.
-        every_steps: Read every so many training steps, besides the end of each epoch.
+        every_steps: Read at the multiples of so many training steps, besides the end of each epoch.
         tensorboard: Log directory for a histogram of each layer, or `None`.
 
     Raises:

@@ -29,7 +29,7 @@ class GradientMonitor(ReadingCallback):
 
     Args:
         every: Look at every so many updates. A positive integer.
-        every_steps: Read every so many training steps, besides the end of each epoch.
+        every_steps: Read at the multiples of so many training steps, besides the end of each epoch.
 
     Raises:
         ValueError: `every` or `every_steps` below 1; when the fit begins, a model that is not

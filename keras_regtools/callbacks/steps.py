@@ -31,7 +31,8 @@ class ReadingCallback(RecordingCallback):
 
     Args:
         name: Name under which its time is recorded.
-        every_steps: Read every so many training steps, or `None`: at the end of each epoch only.
+        every_steps: Read at the multiples of so many training steps too, or `None`: at the end of
+            each epoch only.
     """
 
     def __init__(self, name, every_steps):
@@ -53,7 +54,8 @@ class ReadingCallback(RecordingCallback):
         if self.every_steps is None:
             return
         self._steps.batch_ends(batch, self.params)
-        if self._steps.made - self._read_at >= self.every_steps:
+        # At its multiples, like other callbacks, whenever an epoch ended.
+        if self._steps.made // self.every_steps > self._read_at // self.every_steps:
             self._read_at = self._steps.made
             _ = self.model  # which on JAX brings the variables up to date
             self._read(self._epoch)
