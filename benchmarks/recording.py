@@ -25,6 +25,8 @@ def _vgg():
 
 # With the steps of an epoch; the first one is not timed, and of the others a tenth is sampled.
 NETWORKS = {"lenet5": (rt.applications.lenet5, 21), "vgg": (_vgg, 11)}
+# With XLA or without: JAX without it makes each operation by itself, PyTorch has none.
+COMPILED = {"tensorflow": (False, True), "jax": (True,), "torch": (False,)}
 BATCH = 128  # as in the examples of both
 WARM = 3  # epochs in which something may still be compiled
 
@@ -39,7 +41,7 @@ def main():
     backend = keras.backend.backend()
     rows = []
     for name in NETWORKS if args.network == "both" else [args.network]:
-        for xla in (False,) if backend == "torch" else (False, True):
+        for xla in COMPILED[backend]:
             step, ratios = measured(name, xla, args.repeats)
             for kind, values in ratios.items():
                 compiled = "yes" if xla else "no"

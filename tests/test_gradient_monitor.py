@@ -201,6 +201,20 @@ def test_every_second_update_is_looked_at_and_every_reading_begins_anew():
     np.testing.assert_allclose(found, [batches[0][0], batches[2][0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_updates_are_counted_from_the_first_of_the_optimizer(scaled):
+    optimizer = keras.optimizers.SGD(0.0)
+    model = network(keras.optimizers.LossScaleOptimizer(optimizer, 1.0) if scaled else optimizer)
+    batches = [norms_of(model, X[i : i + 4], Y[i : i + 4])[1] for i in (0, 4, 8, 12)]
+    model.train_on_batch(X[:4], Y[:4])
+    monitor = GradientMonitor(every=2, every_steps=1)
+    model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[monitor], verbose=0)
+    # The second to the fifth update: of these, the third and the fifth.
+    _, found = monitor.records.series("gradients/first/gradient_norm", by="step")
+    expected = [np.nan, batches[1][0], np.nan, batches[3][0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_adam_moves_otherwise_than_the_gradient_and_that_is_recorded():
     model = network(keras.optimizers.Adam(0.01))
     before = model.get_weights()

@@ -24,6 +24,8 @@ being differentiated, into another function, not yet compiled:
 - `Mailbox(shape)` gathers arrays that a compiled step gives now and then: `put(condition, values)`
   in the step adds the tensor `values()` if the condition holds; `read()` gives how many there were,
   their mean and their maximum, and begins anew;
+- `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
+  calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
 - `dense(gradient)`: a gradient as one tensor;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
@@ -57,6 +59,7 @@ put = _chosen.put
 replicas = _chosen.replicas
 require = _chosen.require
 value_and_grad = _chosen.value_and_grad
+watch_steps = _chosen.watch_steps
 when = _chosen.when
 
 # TensorFlow's moments hide the mean inside the variance from second derivatives.

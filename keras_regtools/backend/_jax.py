@@ -1,6 +1,8 @@
 """Derivatives on JAX: forward over reverse for products."""
 
 import contextlib
+import functools
+import itertools
 
 import jax
 
@@ -60,6 +62,35 @@ def choose(condition, one, other):
     if _is_traced(condition):
         return _plain.choose(condition, one, other)
     return one() if condition else other()
+
+
+def watch_steps(model, due, watch):
+    """Two compiled steps: one that can call the host is slow to start even where it does not."""
+    if model.steps_per_execution != 1:
+        _plain.watch_steps(model, due, watch)
+        return
+
+    def compiled():
+        # `jax.jit` knows functions again that are equal, as bound methods are.
+        own = vars(model).get("train_step")
+        object.__setattr__(model, "train_step", functools.partial(model.train_step))
+        try:
+            model.make_train_function(force=True)
+        finally:
+            if own is None:
+                object.__delattr__(model, "train_step")
+            else:
+                object.__setattr__(model, "train_step", own)
+        return model.train_function
+
+    watched, plain, calls = compiled(), compiled(), itertools.count()
+
+    def step(state, data):
+        here = due(next(calls))
+        watch(here)
+        return (watched if here else plain)(state, data)
+
+    model.train_function = step
 
 
 def _is_traced(condition):

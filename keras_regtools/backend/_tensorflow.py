@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import choose  # noqa: F401
+from keras_regtools.backend._plain import choose, watch_steps  # noqa: F401
 
 _ZERO = tf.UnconnectedGradients.ZERO
 

@@ -6,7 +6,14 @@ import torch
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import choose, dense, put, replicas, require  # noqa: F401
+from keras_regtools.backend._plain import (  # noqa: F401
+    choose,
+    dense,
+    put,
+    replicas,
+    require,
+    watch_steps,
+)
 
 
 def jit(fn):

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 
 from keras_regtools import backend
-from keras_regtools.callbacks.recording import finite_or_nan
+from keras_regtools.callbacks.recording import finite_or_nan, read_iteration
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import ROWS, GradientHook, add_hook, base_optimizers, remove_hook
@@ -78,7 +78,7 @@ class GradientMonitor(ReadingCallback):
             undo = weakref.finalize(self, _release, weakref.ref(model), optimizer, hook)
             undo.atexit = False
             self._hooks.append((hook, undo))
-        model.make_train_function(force=True)
+        _watch(model, [hook for hook, _ in self._hooks])
 
     def on_train_end(self, logs=None):
         for _, undo in self._hooks or []:
@@ -141,6 +141,23 @@ def _groups(model):
         names.append("model")
         groups.append(sorted(places.values()))
     return [name.replace("|", "_") for name in names], groups
+
+
+def _watch(model, hooks):
+    """Have the hooks in a step compiled anew."""
+    optimizer, begin = model.optimizer, 0
+    alone = base_optimizers(optimizer) == [optimizer]
+    if alone:  # its steps can be counted out here; those of a loss scale may be left out
+        begin = read_iteration(optimizer)
+
+    def due(n):
+        return not alone or hooks[0].is_due(optimizer, begin + n)
+
+    def watch(watching):
+        for hook in hooks:
+            hook.watching = watching
+
+    backend.watch_steps(model, due, watch)
 
 
 def _release(model, optimizer, hook):

@@ -65,14 +65,23 @@ class GradientHook:
 
     Attributes:
         mailbox: Where the norms are, see `backend.Mailbox`.
+        watching: Whether steps that are traced now keep anything.
     """
 
     def __init__(self, variables, groups, every):
         self.variables, self.groups, self.every = list(variables), groups, every
+        self.watching = True
         self.mailbox = backend.Mailbox((len(ROWS), len(groups)))
+
+    def is_due(self, optimizer, iteration):
+        """Whether the step of this number is looked at, as it will be found in the step."""
+        steps = optimizer.gradient_accumulation_steps or 1
+        return iteration // steps % self.every == 0 and (iteration + 1) % steps == 0
 
     def before(self, optimizer, gradients, variables):
         """Called before the update; gives what `after` needs."""
+        if not self.watching:
+            return None
         places = {id(v): i for i, v in enumerate(self.variables)}
         own = self.variables if variables is None else list(variables)
         gradients = list(gradients)
@@ -92,6 +101,8 @@ class GradientHook:
 
     def after(self, held):
         """Called after the update."""
+        if held is None:
+            return
         known, first, last, old, due = held
 
         def norms():
