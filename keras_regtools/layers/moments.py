@@ -57,11 +57,9 @@ def moments(x, axes, mask=None, synchronized=False):
     """Mean and biased variance over `axes`, of the unmasked part.
 
     Without a mask this is the very operation of Keras' batch normalization, so that a compiler
-    finds it done already.
+    finds it done already, except where that one cancels.
     """
-    if mask is None and backend.MOMENTS_CANCEL:
-        return ops.mean(x, axis=axes), ops.var(x, axis=axes)
-    if mask is None:
+    if mask is None and not backend.MOMENTS_CANCEL:
         return ops.moments(x, axes=axes, synchronized=synchronized)
     counted = spread(mask, x)
     mean = average(x, axes, counted)
