@@ -47,6 +47,18 @@ def test_the_spread_is_the_closed_form_of_normal_entries():
     assert found.stderr < 0.01
 
 
+def test_few_draws_are_not_biased():
+    surface = surface_of(network())
+    squares = [
+        rt.measures.normalization_noise(surface, 8, draws=3, seed=10 * i).value ** 2
+        for i in range(60)
+    ]
+    width = 0.5 * math.gamma(4) / math.gamma(3.5)
+    doubt = np.std(squares, ddof=1) / math.sqrt(len(squares))
+    assert np.mean(squares) == pytest.approx(1 - width**2, abs=4 * doubt)
+    assert doubt < 0.01
+
+
 def test_a_large_epsilon_leaves_less():
     """Where ε is far above σ², x̂ is (x − μ_B) / √ε: its spread is √(σ² / (n ε))."""
     found = rt.measures.normalization_noise(surface_of(network(epsilon=1e4)), 32, draws=200)

@@ -639,3 +639,56 @@ def test_a_sampled_step_weighs_as_many_entries_as_it_had():
     assert statistics["percentile_10"][0] < 0.01
     assert statistics["percentile_60"][0] < 0.01
     assert sum(d.total for d in layer.distributions()) == pytest.approx(10000)
+
+
+# What the activation behind the layer gets.
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "hard_tanh"])
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale": False},
+        {"center": False},
+        {"renorm": True},
+        {"virtual_batch_size": 4},
+        "frozen",
+    ],
+    ids=str,
+)
+def test_zeros_dead_channels_and_saturation_are_those_of_the_outputs(options, axis, activation):
+    frozen = options == "frozen"
+    layer = InstrumentedBatchNormalization(
+        axis=axis, before=activation, record_every=1, **({} if frozen else options)
+    )
+    x = RNG(0).normal([0, 5, -2, 1], [1, 2, 3, 0.1], size=(10, 3, 5, 4)).astype("float32")
+    x = np.moveaxis(x, -1, axis)
+    layer.build(x.shape)
+    if layer.gamma is not None:
+        layer.gamma.assign([-1.0, 2.0, -3.0, 0.0])
+    if layer.beta is not None:
+        layer.beta.assign([0.5, -40.0, 0.0, 0.2])
+    layer.moving_mean.assign([1.0, -2.0, 3.0, 0.0])
+    layer.trainable = not frozen
+    outputs = np.moveaxis(np.array(keras.ops.convert_to_numpy(layer(x, training=True))), axis, -1)
+    outputs = outputs.reshape(-1, 4)
+    found = layer.statistics()
+    if activation == "relu":
+        np.testing.assert_allclose(found["zero_share"], (outputs <= 0).mean(0), atol=1e-6)
+        np.testing.assert_array_equal(found["dead"], (outputs.max(0) <= 0).astype("float32"))
+    else:
+        bound = 0.95 if activation == "hard_tanh" else np.log(1.95 / 0.05)
+        share = (np.abs(outputs) > bound).mean(0)
+        np.testing.assert_allclose(found["saturated_share"], share, atol=1e-6)
+
+
+def test_a_batch_that_is_masked_wholly_wakes_no_dead_channel():
+    layer = InstrumentedBatchNormalization(before="relu", record_every=1)
+    layer.build((None, 4, 2))
+    layer.beta.assign([-40.0, 0.0])
+    x = RNG(0).normal(size=(8, 4, 2)).astype("float32")
+    layer(x, training=True)
+    layer(x, training=True, mask=np.zeros((8, 4), bool))
+    assert layer.statistics()["dead"].tolist() == [1, 0]

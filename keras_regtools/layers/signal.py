@@ -1,5 +1,7 @@
 """What the activation behind a recorder gets, without a tensor of its own where that can be."""
 
+import functools
+
 from keras import ops
 
 from keras_regtools.layers.moments import along
@@ -18,7 +20,12 @@ class Signal:
 
     def __init__(self, t, axes, scale=None, offset=None):
         self.t, self.axes, self._scale, self._offset = t, axes, scale, offset
-        self._scaled = t if scale is None else t * along(ops.cast(scale, t.dtype), t, axes)
+
+    @functools.cached_property
+    def _scaled(self):
+        if self._scale is None:
+            return self.t
+        return self.t * along(ops.cast(self._scale, self.t.dtype), self.t, self.axes)
 
     def _bound(self, value):
         if self._offset is None:
