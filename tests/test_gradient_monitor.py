@@ -278,3 +278,45 @@ def test_a_model_with_nothing_to_train_is_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Expected a model with trainable weights. Received: the"):
         model.fit(X, Y, callbacks=[GradientMonitor()], verbose=0)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05),
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "nesterov": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True, clipvalue=0.3),
+    "accumulated": lambda: keras.optimizers.SGD(0.05, gradient_accumulation_steps=2),
+    "decayed": lambda: keras.optimizers.AdamW(0.01, use_ema=True),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.05, nesterov=True, momentum=0.9), initial_scale=8.0
+    ),
+    # XLA compiles its sums otherwise when what it adds is needed elsewhere too.
+    **({} if BACKEND == "jax" else {"clipped": lambda: keras.optimizers.SGD(0.05, clipnorm=0.1)}),
+}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_bit_of_the_weights_and_of_the_optimizer_changes(optimizer, every):
+    """TensorFlow computes η (a b) as (η a) b, as for scales, where nobody else needs a b."""
+    x = np.random.default_rng(1).integers(0, 20, size=(60, 9))
+    y = np.random.default_rng(2).integers(0, 3, 60)
+
+    def fitted(callbacks):
+        keras.utils.set_random_seed(1)
+        l2 = keras.regularizers.L2(1e-2)
+        layers = [keras.Input((9,)), keras.layers.Embedding(20, 4)]
+        for units in (6, 4):
+            layers += [
+                keras.layers.Conv1D(units, 3, kernel_regularizer=l2),
+                keras.layers.BatchNormalization(),
+                keras.layers.ReLU(),
+            ]
+        model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(OPTIMIZERS[optimizer](), loss)
+        model.fit(x, y, batch_size=8, epochs=3, callbacks=callbacks, verbose=0)
+        return [*model.weights, *model.optimizer.variables]
+
+    for alone, watched in zip(fitted([]), fitted([GradientMonitor(every=every)]), strict=True):
+        alone, watched = (np.array(keras.ops.convert_to_numpy(v)) for v in (alone, watched))
+        np.testing.assert_array_equal(watched, alone)

@@ -27,6 +27,8 @@ being differentiated, into another function, not yet compiled:
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
+- `aside(gradient)`: the same for one who only looks at it, in a branch behind a condition of its
+  own: the update is compiled as if nobody did;
 - `dense(gradient)`: a gradient as one tensor;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
@@ -47,6 +49,7 @@ else:
     )
 
 Mailbox = _chosen.Mailbox
+aside = _chosen.aside
 choose = _chosen.choose
 dense = _chosen.dense
 frozen_draws = _chosen.frozen_draws
@@ -71,6 +74,7 @@ __all__ = [
     "Mailbox",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
+    "aside",
     "choose",
     "dense",
     "frozen_draws",

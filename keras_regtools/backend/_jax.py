@@ -8,7 +8,7 @@ import jax
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import dense, put, replicas, require  # noqa: F401
+from keras_regtools.backend._plain import aside, dense, put, replicas, require  # noqa: F401
 
 
 def jit(fn):

@@ -7,9 +7,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import choose, watch_steps  # noqa: F401
+from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
+    Mailbox,
+    aside,
+    dense,
+    held,
+    put,
+    require,
+    when,
+)
 
 _ZERO = tf.UnconnectedGradients.ZERO
 
@@ -211,74 +219,3 @@ def replicas(variable):
     """Each replica has a copy of its own of a variable without aggregation."""
     copies = getattr(variable.value, "values", None)  # of a `tf.distribute.DistributedValues`
     return [np.array(copy) for copy in (copies or [variable.value])]
-
-
-def require(condition, message, assigned):
-    """Checked when the graph runs; XLA leaves it out, and a functional call keeps no state."""
-    if not _only_notes(assigned):
-        tf.debugging.Assert(condition, [message])
-
-
-def when(condition, values, variables, assigned):
-    if _only_notes(assigned):
-        return _plain.when(condition, values, variables, assigned)
-
-    def assign():
-        for variable, value in zip(variables, values(), strict=True):
-            variable.assign(value)
-        return True
-
-    # No copies of large variables in the steps in which nothing is to be done.
-    return tf.cond(condition, _apart(assign), lambda: False)
-
-
-def _apart(branch):
-    """A branch as one node: of one that is not taken, TensorFlow goes through every node."""
-    if not tf.inside_function():
-        return branch
-    return tf.function(branch, autograph=False, experimental_attributes={"_noinline": True})
-
-
-def put(variable, index, value, assigned):
-    if _only_notes(assigned):
-        return _plain.put(variable, index, value, assigned)
-    # Assigning to a slice would make XLA compile anew for each index.
-    return variable.value.scatter_update(tf.IndexedSlices(value[None], index[None]))
-
-
-def _only_notes(assigned):
-    """Whether assignments are only noted, as inside a `keras.StatelessScope`."""
-    return not hasattr(assigned.value, "assign")
-
-
-class Mailbox:
-    """Arrays that a step gives, in variables of no model."""
-
-    def __init__(self, shape):
-        self._count = tf.Variable(0, dtype="int64", trainable=False)
-        self._kept = tf.Variable(tf.zeros([2, *shape]), trainable=False)
-
-    def put(self, condition, values):
-        def add():
-            new = values()
-            total, largest = self._kept[0] + new, tf.maximum(self._kept[1], new)
-            self._kept.assign(tf.stack([total, largest]))
-            self._count.assign_add(1)
-            return True
-
-        tf.cond(condition, _apart(add), lambda: False)
-
-    def read(self):
-        count, (total, largest) = int(self._count.numpy()), self._kept.numpy()
-        self._count.assign(0)
-        self._kept.assign(tf.zeros_like(self._kept))
-        return count, total / max(count, 1), largest
-
-
-def held(condition, variables):
-    return [tf.identity(variable.value) for variable in variables]
-
-
-def dense(gradient):
-    """That of an embedding comes as slices, in which a row may stand twice."""
-    return tf.convert_to_tensor(gradient)

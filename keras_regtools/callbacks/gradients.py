@@ -25,7 +25,8 @@ class GradientMonitor(ReadingCallback):
     means over the updates looked at since the last reading, and `largest_gradient_norm`. The logs
     get `gradients/norm`, ‖g‖ of all layers together from these means, `gradients/clipped_norm` and
     `gradients/update_ratio`, the largest of the layers. Weights, optimizer state and files are
-    those of a training without it.
+    those of a training without it, to the bit, except where XLA compiles the step (on JAX; with
+    `jit_compile=True`) and the optimizer clips by a norm: that sum is then rounded otherwise.
 
     Args:
         every: Look at every so many updates. A positive integer.

@@ -10,29 +10,32 @@ from keras_regtools.training.apply import iteration
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 
 
-def used_gradients(optimizer, gradients, variables):
+def used_gradients(optimizer, gradients, waiting=()):
     """What an optimizer makes of the gradients of a step before its own rule.
 
     Args:
         optimizer: A base optimizer, behind loss scaling.
         gradients: List of tensors, as `optimizer.apply` gets them.
-        variables: Their variables.
+        waiting: What `accumulators` held before the step, as a list of tensors.
 
     Returns:
-        `(before, after, updates)`: the gradients without the optimizer's loss scale and averaged
-        over accumulated steps; the same clipped; and whether this step changes the weights, a
-        tensor, or `True` without accumulation.
+        `(before, after)`: the gradients without the optimizer's loss scale and averaged over
+        accumulated steps; the same clipped.
     """
-    scale = optimizer.loss_scale_factor
+    scale, steps = optimizer.loss_scale_factor, optimizer.gradient_accumulation_steps
     before = [backend.dense(g) for g in gradients]
     before = before if scale is None else [g / scale for g in before]
-    steps, updates = optimizer.gradient_accumulation_steps, True
     if steps:
-        waiting = {v.name: v for v in optimizer.variables}
-        names = [f"{v.path.replace('/', '_')}_gradient_accumulator" for v in variables]
-        before = [(g + waiting[n]) / steps for g, n in zip(before, names, strict=True)]
-        updates = ops.equal(ops.mod(iteration(optimizer) + 1, steps), 0)
-    return before, _clipped(optimizer, before), updates
+        before = [(g + sum_) / steps for g, sum_ in zip(before, waiting, strict=True)]
+    return before, _clipped(optimizer, before)
+
+
+def accumulators(optimizer, variables):
+    """The variables in which gradients wait for an update, of each of `variables`, or none."""
+    if not optimizer.gradient_accumulation_steps:
+        return []
+    waiting = {v.name: v for v in optimizer.variables}
+    return [waiting[f"{v.path.replace('/', '_')}_gradient_accumulator"] for v in variables]
 
 
 def _clipped(optimizer, gradients):
@@ -90,22 +93,25 @@ class GradientHook:
             for v, g in zip(own, gradients, strict=True)
             if g is not None and id(v) in places
         ]
-        first, last, updates = used_gradients(
-            optimizer, [g for *_, g in known], [v for _, v, _ in known]
-        )
-        made = iteration(optimizer) // (optimizer.gradient_accumulation_steps or 1)
-        due = ops.equal(ops.mod(made, self.every), 0)
-        due = due if updates is True else ops.logical_and(due, updates)
-        old = backend.held(due, [v for _, v, _ in known])
-        return known, first, last, old, due
+        variables = [v for _, v, _ in known]
+        steps = optimizer.gradient_accumulation_steps or 1
+        due = ops.equal(ops.mod(iteration(optimizer) // steps, self.every), 0)
+        if steps > 1:  # the others only gather
+            last = ops.equal(ops.mod(iteration(optimizer) + 1, steps), 0)
+            due = ops.logical_and(due, last)
+        held = backend.held(due, variables + accumulators(optimizer, variables))
+        return optimizer, known, held, due
 
-    def after(self, held):
-        """Called after the update."""
-        if held is None:
+    def after(self, before):
+        """Called after the update, with what `before` gave."""
+        if before is None:
             return
-        known, first, last, old, due = held
+        optimizer, known, held, due = before
 
         def norms():
+            old, waiting = held[: len(known)], held[len(known) :]
+            gradients = [backend.aside(g) for *_, g in known]
+            first, last = used_gradients(optimizer, gradients, waiting)
             rows = {name: [] for name in ROWS}
             for places in self.groups:
                 chosen = [i for i, (place, *_) in enumerate(known) if place in places]
