@@ -21,9 +21,10 @@ being differentiated, into another function, not yet compiled:
   the condition holds. `assigned` is a variable that was assigned just before, which tells whether
   assignments are only noted;
 - `choose(condition, one, other)`: `one()` if the condition holds, `other()` if not;
-- `Mailbox(shape)` gathers arrays that a compiled step gives now and then: `put(condition, values)`
-  in the step adds the tensor `values()` if the condition holds; `read()` gives how many there were,
-  their mean and their maximum, and begins anew;
+- `Mailbox(shape, compiled)` gathers arrays that a step, compiled by XLA or not, gives now and then:
+  `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if the
+  condition holds; `read()` gives how many there were, their mean and their maximum, and begins
+  anew;
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;

@@ -99,16 +99,16 @@ def _is_traced(condition):
 
 
 class Mailbox(_plain.Mailbox):
-    def __init__(self, shape):
-        super().__init__(shape, settle=jax.effects_barrier)
+    def __init__(self, shape, compiled):
+        super().__init__(shape, compiled, settle=jax.effects_barrier)
 
     def put(self, condition, values):
-        """A functional step has no variables for this: the host is called."""
+        """A functional step has no variables for this: the host is called.
 
-        def send():
-            jax.debug.callback(self.receive, values())
-
-        jax.lax.cond(condition, send, lambda: None)
+        With the values alone: a branch would have its own layout of larger things it is given.
+        """
+        made = values()
+        jax.lax.cond(condition, lambda: jax.debug.callback(self.receive, made), lambda: None)
 
 
 def held(condition, variables):

@@ -49,10 +49,11 @@ class Mailbox:
 
     Args:
         shape: Their shape.
+        compiled: Whether the step is compiled by XLA.
         settle: Called before reading: waits for what is still on its way.
     """
 
-    def __init__(self, shape, settle=lambda: None):
+    def __init__(self, shape, compiled=False, settle=lambda: None):
         self.shape, self._settle = shape, settle
         self._begin()
 

@@ -46,19 +46,22 @@ def _only_notes(assigned):
 class Mailbox:
     """Arrays that a step gives, in variables of no model."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, compiled):
         self._count = tf.Variable(0, dtype="int64", trainable=False)
         self._kept = tf.Variable(tf.zeros([2, *shape]), trainable=False)
+        self._compiled = compiled
 
     def put(self, condition, values):
-        def add():
-            new = values()
+        def add(new, count):
             total, largest = self._kept[0] + new, tf.maximum(self._kept[1], new)
             self._kept.assign(tf.stack([total, largest]))
-            self._count.assign_add(1)
+            self._count.assign_add(count)
             return True
 
-        tf.cond(condition, _apart(add), lambda: False)
+        if self._compiled:  # a branch would have its own layout of what it is given
+            add(tf.where(condition, values(), 0.0), tf.cast(condition, "int64"))
+        else:
+            tf.cond(condition, _apart(lambda: add(values(), 1)), lambda: False)
 
     def read(self):
         count, (total, largest) = int(self._count.numpy()), self._kept.numpy()

@@ -25,8 +25,7 @@ class GradientMonitor(ReadingCallback):
     means over the updates looked at since the last reading, and `largest_gradient_norm`. The logs
     get `gradients/norm`, ‖g‖ of all layers together from these means, `gradients/clipped_norm` and
     `gradients/update_ratio`, the largest of the layers. Weights, optimizer state and files are
-    those of a training without it, to the bit, except where XLA compiles the step (on JAX; with
-    `jit_compile=True`) and the optimizer clips by a norm: that sum is then rounded otherwise.
+    those of a training without it.
 
     Args:
         every: Look at every so many updates. A positive integer.
@@ -73,7 +72,7 @@ class GradientMonitor(ReadingCallback):
             )
         self._hooks = []
         for optimizer in base_optimizers(model.optimizer):
-            hook = GradientHook(model.trainable_variables, groups, self.every)
+            hook = GradientHook(model.trainable_variables, groups, self.every, model.jit_compile)
             add_hook(optimizer, hook)
             # When the fit ends in an exception, it is taken out as soon as this object goes.
             undo = weakref.finalize(self, _release, weakref.ref(model), optimizer, hook)

@@ -65,16 +65,17 @@ class GradientHook:
         variables: The trainable variables of the model, in order.
         groups: List of lists of places in `variables`, one for each layer.
         every: It is done on every so many updates, beginning with the first.
+        compiled: Whether XLA compiles the step.
 
     Attributes:
         mailbox: Where the norms are, see `backend.Mailbox`.
         watching: Whether steps that are traced now keep anything.
     """
 
-    def __init__(self, variables, groups, every):
+    def __init__(self, variables, groups, every, compiled=False):
         self.variables, self.groups, self.every = list(variables), groups, every
         self.watching = True
-        self.mailbox = backend.Mailbox((len(ROWS), len(groups)))
+        self.mailbox = backend.Mailbox((len(ROWS), len(groups)), compiled)
 
     def is_due(self, optimizer, iteration):
         """Whether the step of this number is looked at, as it will be found in the step."""
