@@ -55,7 +55,11 @@ def _at_most(limit, norm):
 
 
 def _norm(tensors):
-    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+    return ops.sqrt(sum(_squares(tensors)))
+
+
+def _squares(tensors):
+    return [ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors]
 
 
 class GradientHook:
@@ -113,24 +117,17 @@ class GradientHook:
             old, waiting = held[: len(known)], held[len(known) :]
             gradients = [backend.aside(g) for *_, g in known]
             first, last = used_gradients(optimizer, gradients, waiting)
-            rows = {name: [] for name in ROWS}
-            for places in self.groups:
-                chosen = [i for i, (place, *_) in enumerate(known) if place in places]
-                weights = [old[i] for i in chosen]
-                moves = [known[i][1] - old[i] for i in chosen]
-                rows["gradient_norm"].append(_total(first, chosen))
-                rows["clipped_norm"].append(_total(last, chosen))
-                weight, update = _total(weights), _total(moves)
-                rows["weight_norm"].append(weight)
-                rows["update_norm"].append(update)
-                rows["update_ratio"].append(
-                    ops.where(weight > 0, update / ops.maximum(weight, 1e-30), math.nan)
-                )
-            return ops.stack([ops.stack(rows[name]) for name in ROWS])
+            moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
+            of_first = _squares(first)
+            of_last = of_first if last is first else _squares(last)
+            zero = ops.zeros(())
+            groups = [[i for i, (at, *_) in enumerate(known) if at in own] for own in self.groups]
+            totals = [
+                ops.stack([ops.sqrt(sum((squares[i] for i in group), zero)) for group in groups])
+                for squares in (of_first, of_last, _squares(old), _squares(moves))
+            ]
+            _, _, weight, update = totals
+            ratio = ops.where(weight > 0, update / ops.maximum(weight, 1e-30), math.nan)
+            return ops.stack([*totals, ratio])
 
         self.mailbox.put(due, norms)
-
-
-def _total(tensors, chosen=None):
-    tensors = tensors if chosen is None else [tensors[i] for i in chosen]
-    return _norm(tensors) if tensors else ops.zeros(())
