@@ -298,34 +298,74 @@ if BACKEND == "tensorflow":
     STEPS += [("momentum", 1, True), ("clipped", 1, True)]
 
 
-@pytest.mark.parametrize(("optimizer", "every", "jit_compile"), STEPS)
-def test_no_bit_of_the_weights_and_of_the_optimizer_changes(optimizer, every, jit_compile):
-    """TensorFlow computes η (a b) as (η a) b, as for scales, where nobody else needs a b.
+def convolutions():
+    layers = [keras.layers.Embedding(20, 1), keras.layers.Reshape((8, 8, 1))]
+    for _ in range(2):
+        layers += [
+            keras.layers.Conv2D(6, 3),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+    return [*layers, keras.layers.Flatten(), keras.layers.Dense(3)]
 
-    And XLA adds up what it clips in the order of its layout, which others can have a say in.
-    """
-    x = np.random.default_rng(1).integers(0, 20, size=(60, 64))
-    y = np.random.default_rng(2).integers(0, 3, 60)
+
+def assert_no_bit_changes(make_layers, make_optimizer, every=1, **options):
+    x = np.random.default_rng(1).integers(0, 20, size=(64, 64))
+    y = np.random.default_rng(2).integers(0, 3, 64)
 
     def fitted(callbacks):
         keras.utils.set_random_seed(1)
-        layers = [
-            keras.Input((64,)),
-            keras.layers.Embedding(20, 1),
-            keras.layers.Reshape((8, 8, 1)),
-        ]
-        for _ in range(2):
-            layers += [
-                keras.layers.Conv2D(6, 3),
-                keras.layers.BatchNormalization(),
-                keras.layers.ReLU(),
-            ]
-        model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)])
+        model = keras.Sequential([keras.Input((64,)), *make_layers()])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(OPTIMIZERS[optimizer](), loss, jit_compile=jit_compile)
+        model.compile(make_optimizer(), loss, **options)
         model.fit(x, y, batch_size=8, epochs=3, callbacks=callbacks, verbose=0)
         return [*model.weights, *model.optimizer.variables]
 
     for alone, watched in zip(fitted([]), fitted([GradientMonitor(every=every)]), strict=True):
         alone, watched = (np.array(keras.ops.convert_to_numpy(v)) for v in (alone, watched))
         np.testing.assert_array_equal(watched, alone)
+
+
+@pytest.mark.parametrize(("optimizer", "every", "jit_compile"), STEPS)
+def test_no_bit_of_the_weights_and_of_the_optimizer_changes(optimizer, every, jit_compile):
+    """TensorFlow computes η (a b) as (η a) b, as for scales, where nobody else needs a b.
+
+    And XLA adds up what it clips in the order of its layout, which others can have a say in.
+    """
+    assert_no_bit_changes(convolutions, OPTIMIZERS[optimizer], every, jit_compile=jit_compile)
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_no_bit_changes_where_rows_and_penalties_are_added(jit_compile):
+    def layers():
+        l2 = keras.regularizers.L2(1e-2)
+        embedding = keras.layers.Embedding(20, 4, embeddings_regularizer=l2)
+        return [embedding, keras.layers.Flatten(), keras.layers.Dense(3)]
+
+    assert_no_bit_changes(layers, OPTIMIZERS["momentum"], jit_compile=jit_compile)
+
+
+@pytest.mark.parametrize("length", [32, 700])
+def test_no_bit_changes_behind_a_long_chain(length):
+    """TensorFlow moves constants through products; Python does not call itself 700 times."""
+
+    class Chain(keras.layers.Dense):
+        def call(self, inputs):
+            kernel = self.kernel
+            for _ in range(length):
+                kernel = kernel * 0.999 + 0.001
+            return keras.ops.matmul(inputs, kernel)
+
+    def layers():
+        return [keras.layers.Rescaling(0.1), Chain(4, use_bias=False), keras.layers.Dense(3)]
+
+    assert_no_bit_changes(layers, OPTIMIZERS["momentum"])
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_norms_whatever_the_floats_of_keras_are(floatx):
+    model, monitor = network(keras.optimizers.SGD(0.1)), GradientMonitor(every=1)
+    _, norms = norms_of(model, X[:8], Y[:8])
+    keras.config.set_floatx(floatx)  # to which the data are cast
+    model.fit(X[:8], Y[:8], batch_size=8, callbacks=[monitor], verbose=0)
+    np.testing.assert_allclose(read(monitor, "gradient_norm"), norms, rtol=0.02)

@@ -28,8 +28,8 @@ being differentiated, into another function, not yet compiled:
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
-- `aside(gradient)`: the same for one who only looks at it, in a branch behind a condition of its
-  own: the update is compiled as if nobody did;
+- `aside(gradient)`: a gradient once more, for a branch of a step that XLA does not compile, which
+  leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
@@ -88,5 +88,6 @@ __all__ = [
     "replicas",
     "require",
     "value_and_grad",
+    "watch_steps",
     "when",
 ]

@@ -53,7 +53,7 @@ class Mailbox:
         settle: Called before reading: waits for what is still on its way.
     """
 
-    def __init__(self, shape, compiled=False, settle=lambda: None):
+    def __init__(self, shape, compiled, settle=lambda: None):
         self.shape, self._settle = shape, settle
         self._begin()
 

@@ -82,16 +82,24 @@ def aside(gradient):
     """
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(aside(gradient.values), gradient.indices, gradient.dense_shape)
-    return _again(gradient, {})
-
-
-def _again(tensor, made):
-    if tf.is_symbolic_tensor(tensor) and tensor.op.type in _MERGED:
-        if id(tensor) not in made:
-            inputs = [_again(t, made) for t in tensor.op.inputs]
-            made[id(tensor)] = _MERGED[tensor.op.type](*inputs)
-        return made[id(tensor)]
-    return tensor
+    if not tf.is_symbolic_tensor(gradient):
+        return gradient
+    made, waiting = {}, [gradient]
+    while waiting:  # chains may be longer than Python's calls go deep
+        tensor = waiting[-1]
+        inputs = tensor.op.inputs if tensor.op.type in _MERGED else []
+        missing = [t for t in inputs if t.ref() not in made]
+        if missing:
+            waiting += missing
+            continue
+        waiting.pop()
+        if tensor.op.type == "Const":  # which may be pushed through what it is multiplied with
+            made[tensor.ref()] = tf.constant(tf.get_static_value(tensor), tensor.dtype)
+        elif tensor.op.type in _MERGED:
+            made[tensor.ref()] = _MERGED[tensor.op.type](*(made[t.ref()] for t in inputs))
+        else:
+            made[tensor.ref()] = tensor
+    return made[gradient.ref()]
 
 
 _MERGED = {

@@ -1,7 +1,7 @@
 """What happens inside a training step: hooks around `optimizer.apply`, rates that change there."""
 
 from keras_regtools.training.apply import add_hook, base_optimizers, iteration, remove_hook
-from keras_regtools.training.gradients import ROWS, GradientHook, used_gradients
+from keras_regtools.training.gradients import ROWS, GradientHook
 from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.scaling import (
     SCALED,
@@ -16,7 +16,6 @@ from keras_regtools.training.scaling import (
 __all__ = [
     "ROWS",
     "GradientHook",
-    "used_gradients",
     "SCALED",
     "RateScaling",
     "ScaledSchedule",

@@ -10,13 +10,14 @@ from keras_regtools.training.apply import iteration
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 
 
-def used_gradients(optimizer, gradients, waiting=()):
+def used_gradients(optimizer, gradients, waiting):
     """What an optimizer makes of the gradients of a step before its own rule.
 
     Args:
         optimizer: A base optimizer, behind loss scaling.
         gradients: List of tensors, as `optimizer.apply` gets them.
-        waiting: What `accumulators` held before the step, as a list of tensors.
+        waiting: What `accumulators` held before the step, as a list of tensors, empty without
+            accumulation.
 
     Returns:
         `(before, after)`: the gradients without the optimizer's loss scale and averaged over
@@ -76,9 +77,9 @@ class GradientHook:
         watching: Whether steps that are traced now keep anything.
     """
 
-    def __init__(self, variables, groups, every, compiled=False):
+    def __init__(self, variables, groups, every, compiled):
         self.variables, self.groups, self.every = list(variables), groups, every
-        self.watching = True
+        self.compiled, self.watching = compiled, True
         self.mailbox = backend.Mailbox((len(ROWS), len(groups)), compiled)
 
     def is_due(self, optimizer, iteration):
@@ -115,12 +116,12 @@ class GradientHook:
 
         def norms():
             old, waiting = held[: len(known)], held[len(known) :]
-            gradients = [backend.aside(g) for *_, g in known]
+            gradients = [g if self.compiled else backend.aside(g) for *_, g in known]
             first, last = used_gradients(optimizer, gradients, waiting)
             moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
             of_first = _squares(first)
             of_last = of_first if last is first else _squares(last)
-            zero = ops.zeros(())
+            zero = ops.zeros((), "float32")
             groups = [[i for i, (at, *_) in enumerate(known) if at in own] for own in self.groups]
             totals = [
                 ops.stack([ops.sqrt(sum((squares[i] for i in group), zero)) for group in groups])
