@@ -1,4 +1,10 @@
-"""One process per backend: what every test relies on."""
+"""One process per backend: what every test relies on, and what runs where.
+
+On TensorFlow everything runs once. On JAX and PyTorch only what is marked `backends` does, as what
+does not depend on the backend (documents, pictures, argument checks, records, the graph work of
+surgery, examples) cannot fail there alone. `slow` marks the deeper repetition of something that a
+cheaper test, or another row of the same one, holds in the default run: see `problems.rows`.
+"""
 
 import gc
 import os
@@ -12,6 +18,15 @@ import matplotlib
 import pytest
 
 matplotlib.use("Agg")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Elsewhere than on TensorFlow, only what depends on the backend."""
+    if keras.backend.backend() == "tensorflow":
+        return
+    left_out = [item for item in items if item.get_closest_marker("backends") is None]
+    items[:] = [item for item in items if item.get_closest_marker("backends") is not None]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True, scope="module")

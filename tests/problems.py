@@ -11,11 +11,21 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 import keras_regtools as rt
 
 HAS_FLOAT64 = keras.backend.backend() == "tensorflow"  # end to end
+
+
+def rows(of_all, *default):
+    """The rows of a test: these in the default run, the others with `pytest -m slow`."""
+    of_all = [row if isinstance(row, tuple) else (row,) for row in of_all]
+    default = [row if isinstance(row, tuple) else (row,) for row in default]
+    assert all(row in of_all for row in default)
+    marks = [() if row in default else pytest.mark.slow for row in of_all]
+    return [pytest.param(*row, marks=mark) for row, mark in zip(of_all, marks, strict=True)]
 
 
 @contextlib.contextmanager

@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from problems import rows
 
 import keras_regtools as rt
 from keras_regtools.backend._tensorflow_summaries import HistogramWriter
 from keras_regtools.callbacks import ActivationMonitor
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
 Y = X[:, :1] ** 2
@@ -58,7 +60,7 @@ def test_a_quantity_that_is_not_recorded_is_in_no_log():
 
 
 # Keras has no steps_per_execution on PyTorch.
-@pytest.mark.parametrize("per_execution", [1] if BACKEND == "torch" else [1, 2])
+@pytest.mark.parametrize("per_execution", [1] if BACKEND == "torch" else rows([1, 2], 2))
 def test_every_few_steps_are_read_with_what_came_since(per_execution):
     monitor = ActivationMonitor(every_steps=3, per_channel=True)
     _fit(_model(), monitor, epochs=2, steps_per_execution=per_execution)
@@ -82,7 +84,7 @@ def test_every_steps_must_be_a_positive_integer(value):
     )
 
 
-@pytest.mark.parametrize("channels", [None, [1, 2]])
+@pytest.mark.parametrize("channels", rows([None, [1, 2]], [1, 2]))
 def test_nan_is_warned_of_once_with_layer_channel_and_step(channels):
     x = X.copy()
     x[9, 1] = np.nan  # in step 2
@@ -109,7 +111,7 @@ def _histograms(path):
     return tag, plugin, found
 
 
-@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("every", rows([None, 3], 3))
 def test_tensorboard_gets_a_histogram_of_each_reading(every, tmp_path):
     monitor = ActivationMonitor(tensorboard=tmp_path, every_steps=every)
     _fit(_model(), monitor, epochs=2)
@@ -217,7 +219,7 @@ def test_batch_normalization_goes_between_a_layer_and_its_fused_activation():
 
 
 @pytest.mark.parametrize("kind", ["statistics", "batch_normalization"])
-@pytest.mark.parametrize("activation", ["softmax", None])
+@pytest.mark.parametrize("activation", rows(["softmax", None], "softmax"))
 def test_an_output_keeps_the_name_that_a_loss_asks_for(kind, activation):
     inputs = keras.Input((3,))
     plain = keras.Model(inputs, layers.Dense(2, activation, name="output")(inputs))

@@ -7,13 +7,15 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from problems import HAS_FLOAT64
+from problems import HAS_FLOAT64, rows
 
 import keras_regtools as rt
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 8, 8, 1)).astype("float32")
 Y = RNG.integers(0, 3, 40)
+TOGETHER = "all together"
 COMPILES = keras.backend.backend() != "torch"  # PyTorch refuses both on a CPU
 
 
@@ -128,9 +130,10 @@ def surfaces():
     return {size: rt.LossSurface(model, X, Y, batch_size=size) for size in (7, 40)}
 
 
-@pytest.fixture(params=MEASURES)
-def measure(request):
-    return MEASURES[request.param]
+@pytest.fixture(scope="module")
+def measured(surfaces):
+    """What a measure says of a surface, measured once."""
+    return functools.cache(lambda name, size: {**MEASURES, **TABLES}[name](surfaces[size]))
 
 
 @pytest.fixture(params=[*MEASURES, *TABLES])
@@ -150,18 +153,22 @@ def test_a_measure_leaves_the_model_as_it_was(measure_or_table, trained):
     assert not differing([*model.variables, *model.optimizer.variables], before)
 
 
-def test_a_measure_repeats_itself(measure_or_table, surfaces):
-    assert measure_or_table(surfaces[7]) == measure_or_table(surfaces[7])
+@pytest.mark.parametrize("name", [*MEASURES, *TABLES])
+def test_a_measure_repeats_itself(name, surfaces, measured):
+    assert {**MEASURES, **TABLES}[name](surfaces[7]) == measured(name, 7)
 
 
-def test_a_measure_in_inference_does_not_depend_on_the_batch_size(measure, surfaces):
-    values = [measure(surface).value for surface in surfaces.values()]
+@pytest.mark.parametrize(
+    "name", rows(MEASURES, "average_sharpness", "hessian_eigenvalues", "weight_norm")
+)
+def test_a_measure_in_inference_does_not_depend_on_the_batch_size(name, measured):
+    values = [measured(name, size).value for size in (7, 40)]
     assert values[0] == pytest.approx(values[1], rel=0.02)
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_a_result_is_frozen_and_flat(name, surfaces):
-    result = MEASURES[name](surfaces[7])
+def test_a_result_is_frozen_and_flat(name, measured):
+    result = measured(name, 7)
     assert all(type(value) is float for value in result.scalars().values())
     assert next(iter(result.scalars())) == "value"
     assert result.scalars()["value"] == result.value
@@ -191,9 +198,19 @@ CALLBACKS = {
 WATCHING = [name for name in CALLBACKS if name != "LinearScalingLR"]
 
 
-@pytest.fixture(params=CALLBACKS)
-def make(request, tmp_path):
-    return lambda: CALLBACKS[request.param](tmp_path)
+def callbacks(row, tmp_path):
+    names = CALLBACKS if row == TOGETHER else [row]
+    return [CALLBACKS[name](tmp_path) for name in names]
+
+
+# All together in the default run, or one of them where a fit is long; each alone in the long one.
+def each_or(row):
+    return pytest.mark.parametrize("row", rows([TOGETHER, *CALLBACKS], row))
+
+
+@pytest.fixture
+def make(row, tmp_path):
+    return lambda: callbacks(row, tmp_path)
 
 
 @functools.cache
@@ -215,15 +232,17 @@ def test_every_callback_has_a_row():
     assert set(rt.callbacks.__all__) == set(CALLBACKS)
 
 
+@each_or(TOGETHER)
 def test_logs_are_floats_under_the_same_keys_in_every_epoch(make):
     seen = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
-    history = fit(model_for_many_fits(), [make(), watch], epochs=4)
+    history = fit(model_for_many_fits(), [*make(), watch], epochs=4)
     assert [set(logs) for logs in seen] == [set(seen[0])] * 4
     assert all(isinstance(value, float) for logs in seen for value in logs.values())
     assert all(len(values) == 4 for values in history.history.values())
 
 
+@pytest.mark.slow  # all of them together: below
 @pytest.mark.parametrize("name", WATCHING)
 def test_watching_does_not_change_the_weights_by_a_bit(name, alone, tmp_path):
     watched = model_for_fits()
@@ -239,52 +258,60 @@ def test_all_that_record_and_measure_together_change_no_bit_of_a_plain_model(tmp
     fit(watched, [CALLBACKS[name](tmp_path) for name in WATCHING])
     fit(plain)
     assert not differing(watched.weights, plain.weights)
+    assert not differing(watched.optimizer.variables, plain.optimizer.variables)
 
 
+@each_or("Sharpness")
 def test_a_copy_works_and_shares_the_data(make):
     original, model = make(), model_for_many_fits()
-    fit(model, [copy.deepcopy(original)])
-    fit(model, [original])
+    fit(model, copy.deepcopy(original))
+    fit(model, original)
     again = copy.deepcopy(original)
-    history = fit(model_for_many_fits(2), [again])
+    history = fit(model_for_many_fits(2), again)
     assert set(history.history) >= {"loss", "accuracy"}
-    if hasattr(original, "data"):
-        assert again.data is original.data
+    for copied, callback in zip(again, original, strict=True):
+        if hasattr(callback, "data"):
+            assert copied.data is callback.data
 
 
+@each_or("ActivationMonitor")
 def test_one_callback_serves_two_fits_and_two_models(make):
-    callback = make()
+    callbacks = make()
     model = model_for_many_fits()
-    first = fit(model, [callback])
-    second = fit(model, [callback])
-    third = fit(model_for_many_fits(2), [callback])
+    first = fit(model, callbacks)
+    second = fit(model, callbacks)
+    third = fit(model_for_many_fits(2), callbacks)
     assert set(first.history) == set(second.history) == set(third.history)
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+@each_or("GradientMonitor")
 @pytest.mark.parametrize(
     "arguments",
-    [{"steps_per_execution": 3}, {"jit_compile": True}] if COMPILES else [{"run_eagerly": True}],
+    [{"steps_per_execution": 3}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)]
+    if COMPILES
+    else [{"run_eagerly": True}],
     ids=str,
 )
-def test_it_works_however_the_step_is_compiled(name, arguments, tmp_path):
-    history = fit(model_for_many_fits(**arguments), [CALLBACKS[name](tmp_path)])
+def test_it_works_however_the_step_is_compiled(make, arguments):
+    history = fit(model_for_many_fits(**arguments), make())
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
+@each_or("GradientMonitor")
 def test_it_works_in_mixed_precision(make):
     keras.config.set_dtype_policy("mixed_float16")
-    history = fit(model_for_many_fits(policy="mixed_float16"), [make()])
+    history = fit(model_for_many_fits(policy="mixed_float16"), make())
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
+@each_or(TOGETHER)
 def test_it_works_on_one_epoch_of_one_batch(make):
     model = model_for_many_fits()
-    history = model.fit(X[:8], Y[:8], batch_size=8, callbacks=[make()], verbose=0)
+    history = model.fit(X[:8], Y[:8], batch_size=8, callbacks=make(), verbose=0)
     assert all(np.all(np.isfinite(values)) for values in history.history.values())
 
 
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("order", rows([1, -1], 1))
 def test_all_write_into_one_set_of_records_wherever_they_stand(order, tmp_path):
     together = [CALLBACKS[name](tmp_path) for name in CALLBACKS][::order]
     fit(model_for_many_fits(), together)
@@ -306,6 +333,7 @@ def test_all_write_into_one_set_of_records_wherever_they_stand(order, tmp_path):
     assert shared.series("loss")[0] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_two_fits_have_two_sets_of_records():
     callback = rt.callbacks.PenaltyMonitor()
     fit(model_for_many_fits(), [callback])

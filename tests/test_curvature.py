@@ -13,6 +13,7 @@ from keras import layers, ops
 import keras_regtools as rt
 from keras_regtools import measures
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((32, 3))
 LABELS = RNG.integers(0, 3, 32)
@@ -68,13 +69,16 @@ def saddle():
     return problems.PROBLEMS["saddle"].surface()
 
 
-@pytest.mark.parametrize("name", problems.PROBLEMS)
+@pytest.mark.parametrize(
+    "name", problems.rows(problems.PROBLEMS, "quadratic off its minimum", "saddle")
+)
 def test_a_problem_has_the_spectrum_of_its_closed_form(name):
     problem = problems.PROBLEMS[name]
     with problems.float64():
         assert_spectrum(problem.surface(), np.linalg.eigvalsh(problem.hessian))
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_saddle():
     """Of [[2, 1], [1, -4]]: -1 ± √10. The largest eigenvalue is not the one of largest size."""
     high, low = -1 + math.sqrt(10), -1 - math.sqrt(10)
@@ -107,7 +111,9 @@ def test_something_that_is_no_surface_is_refused():
     )
 
 
-@pytest.mark.parametrize(("a", "expected"), [(1, 4.25), (3, 36.0278), (10, 400.0025)])
+@pytest.mark.parametrize(
+    ("a", "expected"), problems.rows([(1, 4.25), (3, 36.0278), (10, 400.0025)], (10, 400.0025))
+)
 def test_rescaling_sharpens_what_is_the_same_function(a, expected):
     """Dinh et al., 2017: ½ (w₁ w₂ - 1)² at (2a, .5/a) is 0 for every a."""
     with problems.float64():
@@ -201,7 +207,7 @@ def bowl(*shift):
     return problems.diagonal_quadratic(H, shift, np.zeros(4), 0.25).surface()
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("k", problems.rows([1, 2, 3, 4], 2))
 def test_the_share_of_a_quadratic_is_that_of_its_steepest_axes(k):
     with problems.float64():
         found = measures.gradient_share(bowl(*SHIFT), k, tolerance=1e-6)
@@ -214,6 +220,7 @@ def test_the_share_of_a_quadratic_is_that_of_its_steepest_axes(k):
     np.testing.assert_allclose(found.eigenvalues, np.sort(H)[::-1][:k], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "expected"), [(2, 1), (1, 0)])
 def test_a_gradient_along_the_top_is_all_there_and_one_beside_it_not_at_all(axis, expected):
     with problems.float64():
@@ -339,7 +346,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(
+    "name", problems.rows(HEADS, "softmax", "softmax, smoothed", "logits", "sigmoid", "mse")
+)
 def test_the_gauss_newton_matrix_is_the_fisher_matrix_computed_in_numpy(name):
     end, loss, y, curvature = HEADS[name]
     with problems.float64():
@@ -465,7 +474,7 @@ def without_penalties():
     return problem.surface(mode="batch_statistics", penalties=False)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", problems.rows(MEASURES, "trace"))
 def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name, without_penalties):
     found, again, other = (MEASURES[name](without_penalties, seed=seed) for seed in (0, 0, 1))
     assert found == again
@@ -686,6 +695,7 @@ IN_A_FIT = {
 }
 
 
+@pytest.mark.slow
 def test_they_are_logged_and_recorded_in_a_fit_that_they_do_not_change():
     runs = []
     for watched in (True, False):
@@ -719,6 +729,7 @@ def test_derivatives_that_are_not_finite_of_a_loss_that_is_are_said():
     )
 
 
+@pytest.mark.slow
 def test_where_a_loss_is_not_finite_the_fit_goes_on():
     x = X.copy()
     x[19, 1] = math.nan
@@ -735,6 +746,7 @@ def test_where_a_loss_is_not_finite_the_fit_goes_on():
     assert np.all(np.isfinite(history["loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch traces nothing")
 def test_a_second_measurement_traces_nothing():
     traces = []

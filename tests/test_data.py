@@ -65,17 +65,20 @@ def _assert_in_twos(batches):
 # Reading.
 
 
+@pytest.mark.backends
 def test_arrays_come_in_order_with_a_smaller_last_batch():
     batches = Batches(X, Y, WEIGHT, batch_size=2)
     _assert_in_twos(batches)
     assert batches.samples == 5
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_datasets_come_in_their_own_batches(dataset):
     _assert_in_twos(Batches(dataset(), batch_size=4))
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("dataset", [lambda: (X, Y, WEIGHT), *DATASETS])
 def test_batches_can_be_read_again(dataset):
     data = dataset()
@@ -134,6 +137,7 @@ def test_several_inputs_and_outputs_keep_their_structure(x):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     "convert",
     [np.asarray, ops.convert_to_tensor, tf.constant, pd.DataFrame],
@@ -145,6 +149,7 @@ def test_tensors_and_frames_become_numpy_arrays(convert):
     np.testing.assert_array_equal(x, X[:3])
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("given", "floatx", "received"),
     [
@@ -205,6 +210,7 @@ def test_the_seed_makes_the_subsample():
     assert next(iter(batches.subsample(20)))[0].tolist() == chosen[0]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("samples", [1, 2, 3, 4])
 def test_a_subsample_of_a_dataset_is_its_beginning(dataset, samples):
@@ -216,6 +222,7 @@ def test_a_subsample_of_a_dataset_is_its_beginning(dataset, samples):
         np.testing.assert_allclose(np.concatenate(received), whole[:samples], rtol=1e-6)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("dataset", [lambda: (X, Y, WEIGHT), *DATASETS])
 @pytest.mark.parametrize("samples", [None, 5, 6])
 def test_a_subsample_of_everything_keeps_the_batches(dataset, samples):

@@ -38,6 +38,7 @@ def inputs_of(model, x):
     return {"first": x, "norm": hidden, "second": ops.convert_to_numpy(norm(hidden))}
 
 
+@pytest.mark.backends
 def test_drift_and_spread_are_those_of_the_inputs_of_each_layer(model):
     new = (1.5 * OLD[:30] + 0.4).astype("float32")
     found = distribution_shift(model, OLD, new)
@@ -103,6 +104,7 @@ def test_a_shift_that_the_first_layer_does_not_see_begins_later():
     np.testing.assert_allclose(found.drifts, [0.03, 3.0], rtol=1e-3)
 
 
+@pytest.mark.backends
 def test_recalibrating_on_the_new_data_takes_the_shift_out_behind_the_normalization():
     model = rt.recalibrate(chain(), OLD)
     new = (2 * OLD + 1).astype("float32")
@@ -113,6 +115,7 @@ def test_recalibrating_on_the_new_data_takes_the_shift_out_behind_the_normalizat
     assert np.linalg.norm(a.mean(0) - b.mean(0)) < 1e-3 * np.sqrt(a.var(0).sum())
 
 
+@pytest.mark.backends
 def test_images_are_compared_by_channel_also_where_they_come_first():
     x = RNG.standard_normal((12, 4, 4, 2)).astype("float32")
     new = x + np.array([0.0, 2.0], "float32")

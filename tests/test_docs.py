@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pytest
+from problems import rows
 
 import keras_regtools as rt
 
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:keras_tuner
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", *(f"docs/{name}" for name in DOCS)]
+LONG = [
+    f"docs/{name}.md"
+    for name in ("tutorials", "search", "reports", "curvature", "sharpness", "activations")
+]
 KINDS = {"python", "text", "diff", "bash"}
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
@@ -81,7 +86,7 @@ def run(name, block, namespace):
     return output.getvalue()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", rows(PAGES, *(p for p in PAGES if p not in LONG)))
 def test_the_python_blocks_run_and_print_what_is_said(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}

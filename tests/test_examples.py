@@ -1,4 +1,8 @@
-"""Each example runs: small in the default run, at its defaults (TensorFlow) where time allows."""
+"""Each example runs: small in the default run, at its defaults (TensorFlow) where time allows.
+
+The small ones run in the process of the tests, which has imported all that they need; with
+`pytest -m slow` each runs by itself, as from the command line.
+"""
 
 import os
 import pathlib
@@ -8,12 +12,21 @@ import sys
 
 import keras
 import pytest
+from problems import rows
 
 # KerasTuner asks for the name of its thread in the way of Python 2.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:keras_tuner\.")
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[!_]*.py"))
+LONG = (  # even when small; small, LeNet-5 runs without batch normalization
+    "batch_norm_freedom.py",
+    "curvature.py",
+    "distribution_shift.py",
+    "lenet5.py",
+    "small_vs_large_batch.py",
+    "vgg.py",
+)
 REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png", "sharpness.png"}
 LEFT_BEHIND = {
     "batch_norm_freedom.py": {"batch_norm_freedom.png", "gradient_flow.csv", "runs.csv"},
@@ -69,9 +82,9 @@ def test_every_example_has_a_row():
     assert set(LEFT_BEHIND) == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_example_runs_small(name, tmp_path):
-    run(name, "--smoke", "--output", tmp_path)
+@pytest.mark.parametrize("name", rows(SCRIPTS, *(s for s in SCRIPTS if s not in LONG)))
+def test_the_example_runs_small(name, tmp_path, inside):
+    inside(name, "--smoke", "--output", tmp_path)
     assert names(tmp_path) >= LEFT_BEHIND[name]
 
 
@@ -88,6 +101,7 @@ def test_without_batch_normalization(tmp_path, inside):
     assert "moving_distances.png" not in names(tmp_path)
 
 
+@pytest.mark.slow  # `KERAS_HOME` is read when Keras is imported
 def test_a_data_set_that_cannot_be_had_says_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

@@ -6,10 +6,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from problems import rows
 
 from keras_regtools.backend import value_and_grad
 from keras_regtools.callbacks import GradientMonitor
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 JIT = [False] if BACKEND == "torch" else [False, True]
 RNG = np.random.default_rng(0)
@@ -54,7 +56,7 @@ def read(monitor, quantity):
     return [monitor.records.last(name) for name in names]
 
 
-@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("jit_compile", rows(JIT, JIT[0]))
 def test_the_norms_are_those_of_the_gradients_of_each_step(jit_compile):
     model = network(keras.optimizers.SGD(0.1), jit_compile)
     expected, before = [], []
@@ -201,7 +203,7 @@ def test_every_second_update_is_looked_at_and_every_reading_begins_anew():
     np.testing.assert_allclose(found, [batches[0][0], batches[2][0]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", rows([False, True], True))
 def test_updates_are_counted_from_the_first_of_the_optimizer(scaled):
     optimizer = keras.optimizers.SGD(0.0)
     model = network(keras.optimizers.LossScaleOptimizer(optimizer, 1.0) if scaled else optimizer)
@@ -326,7 +328,10 @@ def assert_no_bit_changes(make_layers, make_optimizer, every=1, **options):
         np.testing.assert_array_equal(watched, alone)
 
 
-@pytest.mark.parametrize(("optimizer", "every", "jit_compile"), STEPS)
+@pytest.mark.parametrize(
+    ("optimizer", "every", "jit_compile"),
+    rows(STEPS, ("momentum", 1, BACKEND == "jax"), ("scaled", 3, BACKEND == "jax")),
+)
 def test_no_bit_of_the_weights_and_of_the_optimizer_changes(optimizer, every, jit_compile):
     """TensorFlow computes η (a b) as (η a) b, as for scales, where nobody else needs a b.
 
@@ -335,7 +340,7 @@ def test_no_bit_of_the_weights_and_of_the_optimizer_changes(optimizer, every, ji
     assert_no_bit_changes(convolutions, OPTIMIZERS[optimizer], every, jit_compile=jit_compile)
 
 
-@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("jit_compile", rows(JIT, JIT[0]))
 def test_no_bit_changes_where_rows_and_penalties_are_added(jit_compile):
     def layers():
         l2 = keras.regularizers.L2(1e-2)
@@ -345,7 +350,7 @@ def test_no_bit_changes_where_rows_and_penalties_are_added(jit_compile):
     assert_no_bit_changes(layers, OPTIMIZERS["momentum"], jit_compile=jit_compile)
 
 
-@pytest.mark.parametrize("length", [32, 700])
+@pytest.mark.parametrize("length", rows([32, 700], 32))
 def test_no_bit_changes_behind_a_long_chain(length):
     """TensorFlow moves constants through products; Python does not call itself 700 times."""
 

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 import keras_regtools as rt
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 VECTORS = RNG.standard_normal((8, 5))
 SEQUENCES = RNG.standard_normal((8, 3, 3))
@@ -191,7 +192,16 @@ def step_for(name):
     return 3e-4 if kinks else 3e-3
 
 
-@pytest.mark.parametrize("name", CASES)
+DEFAULT = (
+    "Dense",
+    "Conv2D",
+    "LayerNormalization",
+    "BatchNormalization, batch_statistics",
+    "Dropout, training",
+)
+
+
+@pytest.mark.parametrize("name", problems.rows(CASES, *DEFAULT))
 def test_the_hessian_is_that_of_central_differences_and_symmetric(name):
     with problems.float64():
         surface = surface_of(name)
@@ -207,7 +217,7 @@ def test_the_hessian_is_that_of_central_differences_and_symmetric(name):
     assert error(hessian, truth) < (1e-6 if problems.HAS_FLOAT64 else 2e-2)
 
 
-@pytest.mark.parametrize("gap", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize("gap", problems.rows([1e-1, 1e-3, 1e-5], 1e-5))
 def test_the_largest_of_a_window_is_found_however_close_the_next_one_is(gap):
     """A positive factor goes through a maximum: the net with pooling is the one without, on the
     largest inputs."""
@@ -235,7 +245,7 @@ def test_the_largest_of_a_window_is_found_however_close_the_next_one_is(gap):
 SPECTRA = ("Dense", "BatchNormalization, batch_statistics", "Add")
 
 
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("name", problems.rows(SPECTRA, "Dense"))
 def test_the_measures_see_the_spectrum_of_the_whole_matrix(name):
     with problems.float64():
         surface = surface_of(name)

@@ -12,7 +12,7 @@ import pytest
 from keras_regtools.layers import InstrumentedBatchNormalization
 
 # Keras' own tests are not written to be free of warnings.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow, pytest.mark.backends]
 
 _substituted = types.SimpleNamespace(**vars(own.layers))
 _substituted.BatchNormalization = InstrumentedBatchNormalization

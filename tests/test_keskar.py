@@ -9,6 +9,7 @@ from keras import ops
 import keras_regtools as rt
 from keras_regtools.measures import keskar_sharpness
 
+pytestmark = pytest.mark.backends
 KNOWN = [(n, e) for n, p in problems.PROBLEMS.items() for e in p.keskar if p.keskar]
 
 

@@ -17,6 +17,7 @@ from keras_regtools.measures import keskar as keskar_module
 from keras_regtools.measures import keskar_sharpness
 from keras_regtools.measures.columns import RandomColumns
 
+pytestmark = pytest.mark.backends
 SHARP = {"rel": 1e-8} if problems.HAS_FLOAT64 else {"rel": 2e-3}
 KNOWN = [(n, e) for n, p in problems.PROBLEMS.items() for e in p.keskar]
 EPSILON = 0.1  # a rise that float32 tells from rounding
@@ -162,7 +163,7 @@ def test_the_gram_matrices_of_blocks_are_not_kept(monkeypatch):
 # --- closed forms in a subspace -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("j", [0, 2, 3])
+@pytest.mark.parametrize("j", problems.rows([0, 2, 3], 2))
 @pytest.mark.parametrize("c", [0.5, -3.0])
 def test_along_one_weight_the_box_is_as_wide_as_its_column(j, c):
     """A = c e_j: the weight moves by ε (|x_j| + |c|)."""
@@ -202,7 +203,7 @@ def expected_of_quadratic(columns, **arguments):
 
 
 @pytest.mark.parametrize("orthonormal", [False, True], ids=["as drawn", "orthonormal"])
-@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("count", problems.rows([1, 3, 5], 3))
 def test_a_random_subspace_is_that_of_its_columns(count, orthonormal, drawn):
     with problems.float64():
         arguments = {"epsilon": EPSILON, "subspace": count, "orthonormal": orthonormal}
@@ -366,7 +367,12 @@ def test_iterations_are_those_of_each_start(bowl, solver):
 # --- solvers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n, p in problems.PROBLEMS.items() if p.keskar])
+@pytest.mark.parametrize(
+    "name",
+    problems.rows(
+        [n for n, p in problems.PROBLEMS.items() if p.keskar], "quadratic off its minimum"
+    ),
+)
 def test_projected_gradients_find_the_largest_rise_too(name):
     problem = problems.PROBLEMS[name]
     with problems.float64():

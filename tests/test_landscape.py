@@ -67,6 +67,7 @@ PATHS = {
 }
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_between_two_points_of_a_quadratic(path):
     alphas = [-1.0, 0.0, 0.3, 1.0, 2.0]
@@ -85,6 +86,7 @@ def test_a_path_between_two_points_of_a_quadratic(path):
     )
 
 
+@pytest.mark.backends
 def test_a_plane_of_a_quadratic_has_a_row_for_each_y():
     with problems.float64():
         surface = problems.function_surface(quadratic, HERE)
@@ -97,6 +99,7 @@ def test_a_plane_of_a_quadratic_has_a_row_for_each_y():
     assert plane.trajectory is None
 
 
+@pytest.mark.backends
 def test_a_line_along_a_direction_steps_from_the_weights():
     line = loss_line(bowl(), direction=[THERE], alphas=[1, -0.5, 0])
     assert line.alphas.tolist() == [-0.5, 0, 1]
@@ -189,6 +192,7 @@ def mixed(alpha):
     return [(1 - alpha) * a + alpha * b for a, b in zip(first, second, strict=True)]
 
 
+@pytest.mark.backends
 def test_each_point_between_two_models_has_moving_statistics_of_its_own():
     first, second, judge = pair()
     expected = []
@@ -204,6 +208,7 @@ def test_each_point_between_two_models_has_moving_statistics_of_its_own():
     assert len(np.unique(np.round(expected, 3)[:, 0])) == 3  # or the test would show little
 
 
+@pytest.mark.backends
 def test_batch_statistics_are_those_of_a_surface_of_that_mode():
     surface = between("batch_statistics")
     line = loss_line(surface, pair()[1], alphas=[0, 0.5, 1], test=TEST)
@@ -273,6 +278,7 @@ def test_the_samples_of_a_dataset_are_told_the_first_time():
     assert loss_line(rt.LossSurface(pair()[0], Batched()), pair()[1], points=2).samples == 24
 
 
+@pytest.mark.backends
 def test_a_line_may_run_through_some_layers_alone():
     first = pair()[0]
     surface = rt.LossSurface(first, X, Y, batch_size=10, layers="end")
@@ -334,6 +340,7 @@ def lengths_of_filters(tensor):
     return np.linalg.norm(tensor.reshape(-1, tensor.shape[-1]), axis=0)
 
 
+@pytest.mark.backends
 def test_each_filter_of_a_random_direction_is_as_long_as_that_of_the_weights():
     surface = convolutional()
     found = random_directions(surface, 2, seed=5)
@@ -380,6 +387,7 @@ def test_a_filter_of_zeros_stays_where_it_is():
     np.testing.assert_allclose(lengths_of_filters(ops.convert_to_numpy(direction)), [0, 5])
 
 
+@pytest.mark.backends
 def test_hessian_directions_are_the_top_eigenvectors():
     surface = problems.tilted_bowl()  # eigenvalues 3.5 and 0.5 along (1, -1) and (1, 1)
     found = hessian_directions(surface, tolerance=1e-4)
@@ -389,6 +397,7 @@ def test_hessian_directions_are_the_top_eigenvectors():
         assert np.linalg.norm(flat(vector)) == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_planes_by_name_are_those_of_the_directions():
     surface = convolutional()
     grid = {"x": [0, 1], "y": [0, 1], "accuracy": False}
@@ -420,6 +429,7 @@ def moves_of(surface, walk):
     return np.stack([flat(point) - flat(surface.params) for point in walk])
 
 
+@pytest.mark.backends
 def test_principal_directions_are_the_singular_vectors_of_the_movement():
     surface, walk = walked()
     moves = moves_of(surface, walk)
@@ -544,6 +554,7 @@ def interrupt_after(points):
     return then
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("points", [0, 2, 5])
 def test_an_interrupted_grid_keeps_its_points_and_goes_on_from_there(
     grid, points, tmp_path, monkeypatch
@@ -724,7 +735,8 @@ def chance():
     return random.random(), np.random.rand(), *numbers([keras.random.normal((2,))])[0]
 
 
-@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.backends
+@pytest.mark.parametrize("mode", problems.rows(["inference", "training"], "training"))
 def test_lines_planes_and_directions_leave_every_variable_seed_and_slot_as_it_was(mode):
     model = keras.Sequential(
         [
@@ -757,6 +769,7 @@ def test_lines_planes_and_directions_leave_every_variable_seed_and_slot_as_it_wa
     assert all("call" not in vars(layer) for layer in model.layers)
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="traces nothing, ever")
 def test_nothing_is_traced_again_from_point_to_point():
     traces = []

@@ -8,6 +8,7 @@ import pytest
 
 import keras_regtools as rt
 
+pytestmark = pytest.mark.backends
 X = np.random.default_rng(0).standard_normal((2048, 4)).astype("float32")
 
 
@@ -47,6 +48,7 @@ def test_the_spread_is_the_closed_form_of_normal_entries():
     assert found.stderr < 0.01
 
 
+@pytest.mark.slow
 def test_few_draws_are_not_biased():
     surface = surface_of(network())
     squares = [
@@ -75,6 +77,7 @@ def test_four_times_the_batch_has_half_the_spread():
     assert small.value / large.value == pytest.approx(2, rel=4 * doubt + 0.05)
 
 
+@pytest.mark.slow
 def test_the_error_is_the_spread_over_seeds():
     surface = surface_of(network())
     found = [

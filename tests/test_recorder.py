@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 LAYERS = [InstrumentedBatchNormalization, ActivationStatistics]
 MOMENTS = ["mean", "variance", "skewness", "kurtosis", "minimum", "maximum"]
@@ -537,6 +538,7 @@ np.savez(sys.argv[2], **found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="replicas are TensorFlow's here")
 def test_replicas_record_each_sample_once(tmp_path):
     x = RNG(0).normal(3, [1, 2, 5], (65, 3)).astype("float32")

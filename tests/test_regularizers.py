@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from problems import rows
 
 from keras_regtools.regularizers import L1, L1L2, L2, penalties
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 JIT = [False] if BACKEND == "torch" else [False, True]  # torch.compile is not what we promise
 TWINS = [
@@ -129,7 +131,7 @@ def test_one_strength_of_two_can_change_alone():
 # Training.
 
 
-@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("jit_compile", rows(JIT, JIT[0]))
 @pytest.mark.parametrize(("ours", "keras_own", "strengths"), TWINS)
 def test_training_is_that_of_keras(ours, keras_own, strengths, jit_compile):
     models = [
@@ -155,7 +157,7 @@ def _with_keras_own(jit_compile, first, then):
     return weights, losses
 
 
-@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("jit_compile", rows(JIT, JIT[0]))
 @pytest.mark.parametrize("when", ["between fits", "during a fit", "during a fit, by the model"])
 def test_a_changed_strength_acts_at_once(when, jit_compile):
     first, then = 0.0, 0.5  # nothing of the first may be frozen into the training step
@@ -217,7 +219,7 @@ def test_evaluation_adds_the_penalty_of_the_present_strength(strength, rise):
 
 
 # Keras has no steps_per_execution on PyTorch.
-@pytest.mark.parametrize("steps_per_execution", [1] if BACKEND == "torch" else [2, 3])
+@pytest.mark.parametrize("steps_per_execution", [1] if BACKEND == "torch" else rows([2, 3], 3))
 def test_several_steps_per_execution_train_the_same(steps_per_execution):
     one = _compiled(_net(L2(0.3)))
     several = _compiled(_net(L2(0.3)), steps_per_execution=steps_per_execution)
@@ -226,7 +228,7 @@ def test_several_steps_per_execution_train_the_same(steps_per_execution):
     _assert_equal(several.get_weights(), one.get_weights(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("ours", [L1, L2])
+@pytest.mark.parametrize("ours", rows([L1, L2], L2))
 def test_mixed_precision_trains_as_with_keras(ours):
     keras.config.set_dtype_policy("mixed_float16")
     keras_own = getattr(keras.regularizers, ours.__name__)

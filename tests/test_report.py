@@ -8,6 +8,7 @@ import time
 
 import keras
 import numpy as np
+import problems
 import pytest
 from keras import layers
 
@@ -203,6 +204,7 @@ def test_a_notebook_shows_the_whole_page(run):
         assert dict(attribute[1:] for attribute in frame.attributes)["srcdoc"] == page
 
 
+@pytest.mark.slow
 def test_the_records_are_those_of_the_callbacks_wherever_they_stand(run, tmp_path):
     reporter, first = callbacks.Report(tmp_path), read(run[1] / "records.jsonl")
     scaling = callbacks.LinearScalingLR(8, 4, warmup_epochs=1)
@@ -278,7 +280,9 @@ def test_a_run_without_a_finished_epoch_has_a_report_that_says_so(tmp_path):
     assert page_of(tmp_path).findings[0] == "No epoch was finished."
 
 
-@pytest.mark.parametrize("new", [True, False], ids=["new callback", "same callback"])
+@pytest.mark.parametrize(
+    "new", problems.rows([True, False], True), ids=["new callback", "same callback"]
+)
 def test_a_resumed_run_goes_on_in_its_records(tmp_path, new):
     model, reporter = interrupted(tmp_path)
     first = {name: series(tmp_path, name) for name in ("loss", "learning_rate")}
@@ -301,7 +305,9 @@ def test_a_resumed_run_goes_on_in_its_records(tmp_path, new):
 FILES = (("records", "jsonl"), ("run", "json"))
 
 
-@pytest.mark.parametrize("new", [True, False], ids=["new callback", "same callback"])
+@pytest.mark.parametrize(
+    "new", problems.rows([True, False], True), ids=["new callback", "same callback"]
+)
 def test_every_further_run_keeps_the_earlier_records_under_a_number(tmp_path, new):
     model, reporter = plain_model(), callbacks.Report(tmp_path)
     written = []
@@ -318,6 +324,7 @@ def test_every_further_run_keeps_the_earlier_records_under_a_number(tmp_path, ne
     assert len(list(tmp_path.glob("records*.jsonl"))) == 3
 
 
+@pytest.mark.slow
 def test_pictures_of_an_earlier_run_do_not_stay_beside_a_page_that_has_none_of_them(tmp_path):
     fit(plain_model(), callbacks.Report(tmp_path), validation_data=(X, Y))
     (tmp_path / "mine.png").write_bytes(b"mine")
@@ -343,7 +350,7 @@ def test_the_time_of_what_stands_behind_the_report_is_in_the_time_of_the_fit(tmp
 
 
 @pytest.mark.filterwarnings("ignore:NaN or infinity flowed:UserWarning")
-@pytest.mark.parametrize("every", ["first", "later"])
+@pytest.mark.parametrize("every", problems.rows(["first", "later"], "later"))
 def test_a_loss_that_is_not_a_number_is_recorded_and_said_and_ends_nothing(tmp_path, every):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -14,6 +14,7 @@ from scipy import optimize, stats
 import keras_regtools as rt
 from keras_regtools import measures
 
+pytestmark = pytest.mark.backends
 SHARP = 1e-9 if problems.HAS_FLOAT64 else 1e-3
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((22, 3))
@@ -231,7 +232,7 @@ AVERAGES = {
 }
 
 
-@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("name", problems.rows(AVERAGES, "normal", "adaptive, uniform"))
 def test_the_average_rise_is_half_the_variance_times_the_trace(name):
     arguments, expected = AVERAGES[name]
     surface = surface_of("slope")  # whose slope cancels
@@ -314,7 +315,12 @@ WORST = {
 }
 
 
-@pytest.mark.parametrize("name", WORST)
+@pytest.mark.parametrize(
+    "name",
+    problems.rows(
+        WORST, "linear, adaptive linf", "minimum, l2", "slope, l2", "slope, adaptive linf"
+    ),
+)
 def test_the_largest_rise_in_a_ball_is_found(name):
     function, arguments, expected = WORST[name]
     result = measures.worst_sharpness(
@@ -372,6 +378,7 @@ def signs(count):
     return rt.LossSurface(model, np.eye(count), np.ones(count), loss="binary_crossentropy")
 
 
+@pytest.mark.slow
 def test_the_noise_that_flips_one_sign_in_ten():
     """P(1 + σ z < 0) = .1: σ = 1/Φ⁻¹(.9)."""
     results = [
@@ -447,7 +454,7 @@ def of_logits():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@pytest.mark.parametrize("layer", ["conv", "head", None])
+@pytest.mark.parametrize("layer", problems.rows(["conv", "head", None], "head"))
 def test_relative_flatness_is_a_double_sum_over_neurons(layer):
     surface = small_surface()
     result = measures.relative_flatness(surface, layer)
@@ -480,6 +487,7 @@ def test_relative_flatness_takes_the_layer_itself_and_the_gauss_newton_matrix():
     assert gauss_newton == pytest.approx(given, rel=max(SHARP, 1e-8))
 
 
+@pytest.mark.slow
 def test_the_relative_flatness_of_many_weights_is_within_its_error():
     model = keras.Sequential([keras.Input((12,)), layers.Dense(6)])
     fill(model)
@@ -503,7 +511,9 @@ def test_the_relative_flatness_of_many_weights_is_within_its_error():
 # --- Fisher-Rao -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted, penalized"])
+@pytest.mark.parametrize(
+    "weighted", problems.rows([False, True], True), ids=["plain", "weighted, penalized"]
+)
 def test_the_fisher_rao_norm_is_a_mean_over_samples(weighted):
     weights, penalty = (WEIGHTS, 0.125) if weighted else (None, 0.0)
     surface = regression_surface(weighted)
@@ -627,7 +637,7 @@ def classifier(end):
     return model
 
 
-@pytest.mark.parametrize("end", ["softmax", None], ids=["softmax", "logits"])
+@pytest.mark.parametrize("end", problems.rows(["softmax", None], None), ids=["softmax", "logits"])
 def test_the_scale_of_normalized_logits_does_not_count(end):
     """Of the last layer both kernel and bias are scaled."""
     model = classifier(end)
@@ -1086,6 +1096,7 @@ def two_headed(**arguments):
     return rt.LossSurface(model, x, y, **arguments)
 
 
+@pytest.mark.slow
 def test_fisher_rao_with_sample_weights_for_each_output():
     rng = np.random.default_rng(6)
     surface = two_headed(sample_weight=[rng.uniform(size=12), rng.uniform(size=12)])

@@ -13,6 +13,7 @@ import keras_regtools as rt
 from keras_regtools.callbacks import Sharpness, WeightTrajectory
 from keras_regtools.callbacks.sharpness import NAMED
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((32, 4)).astype("float32")
 Y = RNG.integers(0, 2, 32)
@@ -330,6 +331,7 @@ def test_nan_is_what_is_logged_unless_another_number_is_asked_for():
 # --- the fit is the same --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_weights_are_those_of_a_fit_without_it_to_the_bit():
     def ends(callbacks):
         model = rt.instrument(normalised())

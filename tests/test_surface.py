@@ -8,6 +8,7 @@ from keras import layers, ops
 
 import keras_regtools as rt
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 6)).astype("float32")
 LABELS = RNG.integers(0, 3, 50)
@@ -32,7 +33,7 @@ def classifier(*middle, end="softmax", **compile_arguments):
     return model
 
 
-@pytest.mark.parametrize("name", problems.PROBLEMS)
+@pytest.mark.parametrize("name", problems.rows(problems.PROBLEMS, "saddle"))
 def test_value_gradient_and_hessian_are_those_of_the_closed_form(name):
     problem = problems.PROBLEMS[name]
     with problems.float64():
@@ -146,7 +147,7 @@ def bn_model():
     return model
 
 
-@pytest.mark.parametrize("size", [1, 7, 50, 500])
+@pytest.mark.parametrize("size", problems.rows([1, 7, 50, 500], 7))
 def test_in_inference_the_batch_size_does_not_matter(size):
     model = bn_model()
     whole = rt.LossSurface(model, X, LABELS, batch_size=50)
@@ -201,6 +202,7 @@ def test_draws_are_held_fixed_in_training_mode(seed):
     assert first != pytest.approx(rt.LossSurface(model, X, LABELS).value(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inference", "batch_statistics", "training"])
 def test_nothing_is_written_to_the_model_or_to_global_seeds(mode):
     model = rt.instrument(bn_model())
@@ -292,11 +294,17 @@ SEE_THE_MODE = [name for name in SMOOTH if "batch normalization" in name or name
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        (name, mode)
-        for name in SMOOTH
-        for mode in (MODES if name in SEE_THE_MODE else ("training",))
-    ],
+    problems.rows(
+        [
+            (name, mode)
+            for name in SMOOTH
+            for mode in (MODES if name in SEE_THE_MODE else ("training",))
+        ],
+        ("dense", "training"),
+        ("batch normalization", "training"),
+        ("instrumented batch normalization", "batch_statistics"),
+        ("dropout", "training"),
+    ),
 )
 def test_derivatives_agree_with_central_differences(name, mode):
     with problems.float64():

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from problems import rows
 
 import keras_regtools as rt
 from keras_regtools import data as data_module
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((22, 4)).astype("float32")
 LABELS = RNG.integers(0, 3, 22)
@@ -179,7 +181,7 @@ def test_layers_that_are_not_the_models_are_refused(name, restricted):
 # --- several vectors ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("product", rows(PRODUCTS, "hvp"))
 def test_several_vectors_give_what_each_gives(product):
     surface = surface_of(batch_size=11)
     vectors = random_vectors(surface, 3)
@@ -308,7 +310,7 @@ def of_all_at_once():
     return model, derivatives(rt.LossSurface(model, X, LABELS, WEIGHTS, batch_size=22))
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", rows(DATA, "a tf.data.Dataset", "more than stays on the device"))
 def test_all_data_give_the_same_value_gradient_and_products(name, monkeypatch):
     model, expected = of_all_at_once()
     if name == "more than stays on the device":
@@ -330,7 +332,7 @@ def named_inputs():
 NAMED = {"b": X[:, 3:], "a": X[:, :3]}
 
 
-@pytest.mark.parametrize("kind", ["arrays", "dataset", "batches"])
+@pytest.mark.parametrize("kind", rows(["arrays", "dataset", "batches"], "dataset"))
 def test_inputs_by_name(kind):
     model = named_inputs()
     given = {
@@ -495,7 +497,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", rows(MODELS, "subclassed, without training", "a shared layer"))
 def test_products_of_any_model_are_differences_of_the_gradient(name):
     make, x = MODELS[name]
     mode = "batch_statistics"
@@ -516,6 +518,7 @@ def test_products_of_any_model_are_differences_of_the_gradient(name):
     assert flat(v) @ flat(surface.gnvp(None, v)) > 0
 
 
+@pytest.mark.slow
 def test_a_stateful_model_of_a_fixed_batch():
     model = keras.Sequential(
         [
@@ -535,6 +538,7 @@ def test_a_stateful_model_of_a_fixed_batch():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_half_precision_gives_nearly_the_same_products():
     found = []
     for policy in ("float32", "mixed_float16"):
@@ -563,7 +567,7 @@ def test_half_precision_gives_nearly_the_same_products():
 # --- nothing is written ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["inference", "batch_statistics", "training"])
+@pytest.mark.parametrize("mode", rows(["inference", "batch_statistics", "training"], "training"))
 def test_products_leave_every_variable_seed_and_slot_as_it_was(mode):
     model = keras.Sequential(
         [

@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import keras_regtools as rt
 
+pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((22, 4)).astype("float32")
 OTHER_X = RNG.standard_normal((11, 4)).astype("float32")
@@ -397,6 +398,7 @@ def test_a_surface_of_normalized_logits_has_the_gradient_of_its_values(surface):
     assert slope == pytest.approx((ahead - behind) / 2e-2, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_views_can_be_combined_in_any_order(model, surface):
     weights = checkpoint(model)
     one = surface.with_normalized_logits().at(weights)
@@ -500,6 +502,7 @@ def test_a_vector_of_another_structure_has_no_slopes(surface):
 # --- nothing is traced twice, nothing is written --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRACES, reason="PyTorch traces nothing")
 def test_views_are_not_traced_again():
     model = moving_model()
@@ -519,6 +522,7 @@ def test_views_are_not_traced_again():
     assert not calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch_statistics", "training"])
 def test_views_leave_every_variable_and_slot_as_it_was(mode):
     model = moving_model()

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from problems import rows
 
 from keras_regtools import instrument, regularize, regularizers, strip
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
@@ -203,18 +204,21 @@ def layer_list(model):
     )
 
 
+@pytest.mark.backends
 @each_model
 def test_an_instrumented_model_computes_the_same_bit_for_bit(build):
     model = trained(build)
     assert same(outputs(instrument(model)), outputs(model))
 
 
+@pytest.mark.backends
 @each_model
 def test_an_instrumented_model_has_the_weights_of_the_plain_one_in_their_order(build):
     model = trained(build)
     assert same(instrument(model).get_weights(), model.get_weights())
 
 
+@pytest.mark.backends
 @each_model
 def test_strip_undoes_instrument_bit_for_bit(build):
     model = trained(build)
@@ -253,7 +257,8 @@ def test_each_batch_norm_and_each_other_activation_records(build, expected):
     assert kinds(instrument(build())) == expected.split()
 
 
-@each_model
+@pytest.mark.backends
+@pytest.mark.parametrize("build", rows(ZOO, alexnet, masked))
 def test_every_recorder_has_something_to_read_after_a_training_step(build):
     model = instrument(compiled(build()))
     fit(model)
@@ -287,13 +292,18 @@ def test_record_every_reaches_each_recorder():
 
 # A TensorFlow graph computes a product and the tanh behind it in one kernel, which rounds another
 # way, unless something reads what is between them: with a tanh the promise is for eager steps.
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("build", "how"),
-    [
+    rows(
+        [
+            (alexnet, {"jit_compile": False}),
+            (nested, {"jit_compile": False}),
+            (shared, {"run_eagerly": True}),
+        ],
         (alexnet, {"jit_compile": False}),
-        (nested, {"jit_compile": False}),
         (shared, {"run_eagerly": True}),
-    ],
+    ),
 )
 def test_an_instrumented_model_trains_to_the_weights_of_the_plain_one_bit_for_bit(build, how):
     plain = compiled(trained(build), **how)
@@ -316,6 +326,7 @@ def with_dropout():
     )
 
 
+@pytest.mark.backends
 @each_surgery
 def test_a_copy_draws_the_noise_that_the_original_would_have_drawn(surgery):
     model = compiled(with_dropout(), jit_compile=False)
@@ -406,7 +417,7 @@ def times(factor):
         "metrics by output name",
     ],
 )
-@each_surgery
+@pytest.mark.parametrize("surgery", rows([instrument, strip, regularize], instrument))
 def test_losses_and_metrics_are_kept_those_that_the_user_wrote_too(surgery, build, settings):
     model = trained(build)
     model.compile("sgd", **settings)
@@ -468,7 +479,7 @@ def test_an_activation_that_the_user_wrote_is_kept(surgery):
     assert same(outputs(strip(surgery(model))), outputs(model))
 
 
-@each_surgery
+@pytest.mark.parametrize("surgery", rows([instrument, strip, regularize], regularize))
 def test_the_original_stays_as_it_was_and_can_still_be_used(surgery):
     model = compiled(trained(nested))
     before = model.get_weights(), model.get_config(), model.get_compile_config(), outputs(model)
@@ -499,6 +510,7 @@ def test_a_copy_keeps_its_name_and_its_frozen_layers(surgery):
     assert [layer.name for layer in copy.layers if not layer.trainable] == ["conv", "dense_bn"]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("build", [lenet, alexnet])
 @each_surgery
 def test_a_copy_keeps_the_dtype_policies_whatever_the_present_one(surgery, build):

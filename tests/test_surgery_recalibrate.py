@@ -9,6 +9,8 @@ from keras import layers, ops
 
 from keras_regtools import instrument, recalibrate
 
+pytestmark = pytest.mark.backends
+
 
 def draws(*shape, seed=0):
     rng = np.random.default_rng(seed)

@@ -157,6 +157,7 @@ def put_in(build, **settings):
     return {n: set(s) - masks for n, s in sources.items() if n not in {*names(model), *masks}}
 
 
+@pytest.mark.backends
 @each_model
 def test_penalties_and_dropout_do_not_change_what_the_model_predicts(build):
     model = build()
@@ -168,6 +169,7 @@ def test_penalties_and_dropout_do_not_change_what_the_model_predicts(build):
     assert same(new.get_weights(), model.get_weights())
 
 
+@pytest.mark.backends
 @each_model
 def test_weights_are_copied_to_the_layer_of_the_same_name_when_batch_norm_is_put_in(build):
     model = build()
@@ -177,6 +179,7 @@ def test_weights_are_copied_to_the_layer_of_the_same_name_when_batch_norm_is_put
     assert all(same(new[layer.name].get_weights(), layer.get_weights()) for layer in old)
 
 
+@pytest.mark.backends
 def test_batch_norm_put_in_computes_its_formula_before_the_activation():
     model = sequential(dense("dense", "relu"), dense("output"))
     new = regularize(model, batch_norm=True)
@@ -420,6 +423,7 @@ def test_convolutional_and_dense_layers_have_penalties_of_their_own_and_what_is_
     assert found == [[None] * 5, [first] * 2 + [second] * 3, [mine] * 2 + [second] * 3]
 
 
+@pytest.mark.backends
 def test_the_penalty_of_the_copy_follows_the_strength_of_the_shared_object():
     penalty = L2(0.5)
     model = regularize(nested(), dense=penalty)
@@ -465,6 +469,7 @@ def test_the_new_layers_find_names_that_are_free(taken):
     assert len(found) == len(set(found)) == 6
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "bfloat16"])
 def test_the_new_layers_have_the_dtype_policy_of_their_layer(policy):
     model = sequential(dense("dense", "relu", dtype=policy), dense("output"))

@@ -48,6 +48,7 @@ def top(surface):
     return rt.measures.hessian_eigenvalues(surface, tolerance=1e-4)
 
 
+@pytest.mark.backends
 def test_each_layers_curvature_is_that_of_its_block():
     surface = rt.LossSurface(network(), X, Y)
     hessian = full_hessian(surface)
@@ -92,6 +93,7 @@ def trained(epochs):
     return model, weights
 
 
+@pytest.mark.backends
 def test_a_series_of_weights_is_measured_without_moving_the_model():
     model, (first, second) = trained(2)
     state = [np.array(ops.convert_to_numpy(v)) for v in [*model.variables]]
@@ -127,6 +129,7 @@ def test_files_are_read_beside_the_model(tmp_path, ending):
         np.testing.assert_array_equal(weights, before)
 
 
+@pytest.mark.backends
 def test_nothing_is_traced_anew_for_a_checkpoint():
     traces = []
 

@@ -11,6 +11,7 @@ from keras import layers, ops
 import keras_regtools as rt
 from keras_regtools.measures import gradient_flow, gradient_smoothness, internal_covariate_shift
 
+pytestmark = pytest.mark.backends
 RTOL = 1e-9 if problems.HAS_FLOAT64 else 1e-4
 H = np.array([1.0, 10.0])
 

@@ -7,6 +7,7 @@ import keras_tuner
 import numpy as np
 import pytest
 from keras import layers, ops
+from problems import rows
 
 from keras_regtools import LossSurface, measures
 from keras_regtools.regularizers import L2
@@ -132,7 +133,9 @@ def squared(y_true, y_pred):
     return ops.mean(ops.square(y_true - y_pred), axis=-1)
 
 
-@pytest.mark.parametrize("loss", ["kld", keras.losses.MeanSquaredError(name="mine"), squared])
+@pytest.mark.parametrize(
+    "loss", rows(["kld", keras.losses.MeanSquaredError(name="mine"), squared], squared)
+)
 def test_a_model_that_comes_compiled_keeps_its_loss_and_metrics(loss):
     def model_fn():
         model = dense_only()
@@ -173,7 +176,10 @@ class Rates(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("rule", "batch_size", "factor"),
-    [("linear", 20, 2.0), ("linear", 5, 0.5), ("sqrt", 40, 2.0), ("linear", 10, 1.0)],
+    rows(
+        [("linear", 20, 2.0), ("linear", 5, 0.5), ("sqrt", 40, 2.0), ("linear", 10, 1.0)],
+        ("sqrt", 40, 2.0),
+    ),
 )
 def test_the_learning_rate_of_a_trial_follows_its_batch_size(rule, batch_size, factor):
     hypermodel = RegularizationHyperModel(

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_regtools import vectors
 
+pytestmark = pytest.mark.backends
 SHAPES = [(2, 3), (4,), (), (1, 2, 2)]
 
 

@@ -10,6 +10,7 @@ import keras_regtools as rt
 from keras_regtools.backend import value_and_grad
 from keras_regtools.layers import InstrumentedBatchNormalization
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng
 
@@ -194,6 +195,7 @@ def test_what_was_seen_in_eager_calls_counts_in_a_graph():
     assert model.get_layer("norm").statistics()["steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch.compile is not what we promise")
 def test_compiled_and_uncompiled_fits_end_in_the_same_weights():
     one, other = _model(), _model()
@@ -270,6 +272,7 @@ def _surface(mode, samples=14, batch_size=None):
     return rt.LossSurface(model, x, x[:, :1] ** 2, mode=mode, **more), x
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_FLOAT64, reason="central differences want double precision")
 def test_derivatives_of_the_surface_are_those_of_central_differences():
     with float64():
