@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import _onednn  # noqa: F401
 import keras
 import numpy as np
 

@@ -10,6 +10,7 @@ import math
 import pathlib
 import time
 
+import _onednn  # noqa: F401
 import keras
 import numpy as np
 import pandas as pd

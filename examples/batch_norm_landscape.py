@@ -13,6 +13,7 @@ import math
 import pathlib
 import time
 
+import _onednn  # noqa: F401
 import keras
 import matplotlib
 

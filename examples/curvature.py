@@ -7,6 +7,7 @@ the top eigenvectors, and each layer's own curvature. Leaves one picture and one
 
 import pathlib
 
+import _onednn  # noqa: F401
 import keras
 import matplotlib
 

@@ -11,6 +11,7 @@ import math
 import pathlib
 import time
 
+import _onednn  # noqa: F401
 import keras
 import matplotlib
 

@@ -5,6 +5,7 @@ layers apart, and a learning rate scaled with the batch size; records what flows
 and how sharp the minimum is; and leaves the records, the pictures and one report.html in a folder.
 """
 
+import _onednn  # noqa: F401
 import keras
 from _data import DATASETS, load_images
 from _options import add_dataset, add_training, parser
@@ -56,6 +57,7 @@ def main():
             rt.callbacks.LinearScalingLR(
                 args.batch_size, BASE_BATCH_SIZE, warmup_epochs=min(5, args.epochs), verbose=1
             ),
+            rt.callbacks.PreciseBatchNorm(x),  # validation with statistics of these weights
             rt.callbacks.Sharpness(x, y, every=5, samples=128 if args.smoke else 1024),
             report,
         ],

@@ -8,6 +8,7 @@ flatness is taken: one that moves says something of the weights that the functio
 import functools
 import pathlib
 
+import _onednn  # noqa: F401
 import keras
 import matplotlib
 

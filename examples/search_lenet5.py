@@ -6,6 +6,7 @@ learning rate; prints the trials as a table, best first, and draws what they fou
 
 import pathlib
 
+import _onednn  # noqa: F401
 import keras
 import keras_tuner
 from _data import DATASETS, load_images

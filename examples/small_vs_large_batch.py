@@ -10,6 +10,7 @@ import functools
 import pathlib
 import time
 
+import _onednn  # noqa: F401
 import keras
 import matplotlib
 

@@ -7,6 +7,7 @@ the tutorial's VGG-16 at 224x224 pixels.
 
 import pathlib
 
+import _onednn  # noqa: F401
 import keras
 import numpy as np
 from _options import add_training, parser
@@ -59,6 +60,7 @@ def main():
             warmup_epochs=min(2, args.epochs),
             verbose=1,
         ),
+        rt.callbacks.PreciseBatchNorm(training),
         report,
     ]
     if args.full:

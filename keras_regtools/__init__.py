@@ -14,7 +14,7 @@ from keras_regtools import (
 )
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import instrument, recalibrate, regularize, strip
-from keras_regtools.version import __version__
+from keras_regtools.version import __version__, show_versions
 
 __all__ = [
     "LossSurface",
@@ -31,6 +31,7 @@ __all__ = [
     "regularize",
     "regularizers",
     "report",
+    "show_versions",
     "strip",
     "tuner",
     "vectors",

@@ -6,6 +6,7 @@ epoch and any tool can read it. NaN and the infinities are written as strings, s
 
 import json
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -35,21 +36,48 @@ class Records:
     def __init__(self, rows=()):
         self.rows = [Record(*row) for row in rows]
         self.claims = set()  # what a callback of this run already takes care of
-        self._path = None
+        self.earlier = {}  # what the callbacks of a run that goes on had kept
+        self._kept, self._sinks = {}, []
 
     def add(self, epoch, step, values):
-        """Add one record for each entry of the dict `values`."""
-        new = [Record(int(epoch), int(step), name, _plain(v)) for name, v in values.items()]
+        """Add one record for each number of the dict `values`; what is no number is left out."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        new = [Record(int(epoch), int(step), n, v) for n, v in plain.items() if v is not None]
         self.rows.extend(new)
-        if self._path is not None:
-            _append(self._path, new)
+        self._tell(lambda sink: sink.append(new))
+
+    def keep(self, name, value):
+        """Keep what a callback must know to go on in another process, beside the records.
+
+        Args:
+            name: The callback's name.
+            value: What JSON can hold, or a list of arrays.
+        """
+        self._kept[name] = value
+        self._tell(lambda sink: sink.keep(name, value))
 
     def write_to(self, path):
         """Write all records to the file `path` now and every later one as it comes."""
-        self._path = pathlib.Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("", encoding="utf-8")
-        _append(self._path, self.rows)
+        self.sink_into(RecordsFile(path))
+
+    def sink_into(self, sink):
+        """Give a sink all records now and every later one as it comes.
+
+        Args:
+            sink: Has `begin(rows)`, `append(rows)` and `keep(name, value)`.
+        """
+        sink.begin(self.rows)
+        for name, value in self._kept.items():
+            sink.keep(name, value)
+        self._sinks.append(sink)
+
+    def leave(self, sink):
+        """Write no longer into a sink."""
+        self._sinks = [other for other in self._sinks if other is not sink]
+
+    def _tell(self, what):
+        for sink in self._sinks:
+            what(sink)
 
     def names(self):
         """The names of the recorded quantities, in the order of their first record."""
@@ -73,20 +101,86 @@ class Records:
         return pd.DataFrame(self.rows, columns=Record._fields)
 
 
+class RecordsFile:
+    """A file with one record a line.
+
+    Args:
+        path: Where it is, or shall be.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def begin(self, rows):
+        """Write these rows in place of what there is, all of them or none."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, "".join(_lines(rows)))
+
+    def append(self, rows):
+        """Add rows at the end."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(_lines(rows))
+
+    def keep(self, name, value):
+        """There is no place for it here."""
+
+
+def write_whole(path, content):
+    """Write a file so that a run that is cut off leaves the old one or the new one, whole.
+
+    Args:
+        path: A `pathlib.Path`.
+        content: Text or bytes.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def read(path):
-    """Read the records of a file that `Records.write_to` wrote; a torn last line is left out."""
+    """Read the records of a file that `Records.write_to` wrote; a torn last line is left out.
+
+    Raises:
+        ValueError: a file that holds something else.
+    """
     rows = []
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Expected one record a line in {path}. Received a file that is no text"
+        ) from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            rows.append((row["epoch"], row["step"], row["name"], _from_json(row["value"])))
+            record = Record(int(row["epoch"]), int(row["step"]), row["name"], row["value"])
+            if not isinstance(record.name, str):
+                raise TypeError(record.name)
+            rows.append(record._replace(value=_from_json(record.value)))
         except (KeyError, TypeError, ValueError) as error:
-            if number < len(lines):
+            if number < len(lines) or not _is_torn(line):
                 raise ValueError(
-                    f"Expected one record a line in {path}. Received in line {number}: {line!r}"
+                    f"Expected one record a line in {path}. "
+                    f"Received in line {number}: {line[:80]!r}"
                 ) from error
     return Records(rows)
+
+
+def _is_torn(line):
+    """Whether a line may be the beginning of a record: a run was cut off while it was written."""
+    line = line.strip("\x00")
+    return line.startswith(_BEGIN[: len(line)])
+
+
+_BEGIN = '{"epoch": '
 
 
 def of_run(params):
@@ -98,15 +192,19 @@ def of_run(params):
     return params.setdefault("keras_regtools_records", Records())
 
 
-def _append(path, rows):
-    lines = [json.dumps({**row._asdict(), "value": _to_json(row.value)}) + "\n" for row in rows]
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(lines)
+def _lines(rows):
+    return [json.dumps({**row._asdict(), "value": _to_json(row.value)}) + "\n" for row in rows]
 
 
 def _plain(value):
-    value = np.asarray(value)
-    return float(value) if value.ndim == 0 else [float(v) for v in value.ravel()]
+    """A float, or a list of floats; `None` for what is no number."""
+    try:
+        value = np.asarray(value)
+        if value.dtype.kind in "US":
+            return None
+        return float(value) if value.ndim == 0 else [float(v) for v in value.ravel()]
+    except (TypeError, ValueError):
+        return None
 
 
 def _to_json(value):

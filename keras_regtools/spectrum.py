@@ -230,9 +230,10 @@ def density(matrix, n, dtype, steps, draws, rng, block=5, watch=None):
         watch: Called with the number of products.
 
     Returns:
-        `(nodes, weights)`: arrays `(draws, steps)`, with fewer steps if the space has fewer.
+        `(nodes, weights, residuals)`: arrays `(draws, steps)`, with fewer steps if the space has
+        fewer. A residual is the spread of the eigenvalues that a node stands for.
     """
-    nodes, weights, used = [], [], 0
+    nodes, weights, widths, used = [], [], [], 0
     for first in range(0, draws, block):
         starts = _signs(rng, (min(block, draws - first), n), dtype)
         processes = [Lanczos(start, rng) for start in starts]
@@ -244,10 +245,11 @@ def density(matrix, n, dtype, steps, draws, rng, block=5, watch=None):
             if watch is not None:
                 watch(used)
         for process in processes:
-            values, columns, _ = process.ritz()
+            values, columns, residuals = process.ritz()
             nodes.append(values)
             weights.append(columns[0] ** 2)
-    return np.stack(nodes), np.stack(weights)
+            widths.append(residuals)
+    return np.stack(nodes), np.stack(weights), np.stack(widths)
 
 
 def _signs(rng, shape, dtype):

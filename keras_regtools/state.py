@@ -1,5 +1,7 @@
 """State that we add to a model: among its `variables`, never among its `weights`."""
 
+import sys
+
 import keras
 
 
@@ -23,3 +25,8 @@ class State(keras.layers.Layer):
 
     def _own_variables(self):
         return self.variables
+
+
+def functional_scope():
+    """The `keras.StatelessScope` that is open, or `None`: what `stateless_call` makes of itself."""
+    return sys.modules[keras.StatelessScope.__module__].get_stateless_scope()

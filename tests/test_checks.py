@@ -369,6 +369,6 @@ def test_a_layer_without_a_second_derivative_is_named():
     with pytest.raises(NotImplementedError) as caught:
         looked_at.hvp(None, looked_at.params)
     assert str(caught.value).startswith(
-        "Expected layers that can be differentiated twice. Received: the layer 'own' (of type "
-        "Once), whose second derivative gave: "
+        "Expected layers and a loss that can be differentiated twice. Received: the layer 'own' "
+        "(of type Once), whose second derivative gave: "
     )

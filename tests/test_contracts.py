@@ -86,6 +86,7 @@ MEASURES = {
     "pac_bayes_sharpness": functools.partial(
         rt.measures.pac_bayes_sharpness, draws=2, bisections=3
     ),
+    "recalibrated_loss": functools.partial(rt.measures.recalibrated_loss, x=X),
     "relative_flatness": functools.partial(rt.measures.relative_flatness, tolerance=0.1),
     "sam_sharpness": rt.measures.sam_sharpness,
     "weight_distance": lambda surface: rt.measures.weight_distance(
@@ -100,6 +101,7 @@ WITHOUT_CHANCE = (
     "gradient_flow",
     "gradient_smoothness",
     "internal_covariate_shift",
+    "recalibrated_loss",
     "sam_sharpness",
     "weight_distance",
     "weight_norm",
@@ -193,9 +195,11 @@ CALLBACKS = {
     "ActivationMonitor": lambda tmp: rt.callbacks.ActivationMonitor(per_channel=True),
     "GradientMonitor": lambda tmp: rt.callbacks.GradientMonitor(every=1),
     "PenaltyMonitor": lambda tmp: rt.callbacks.PenaltyMonitor(),
+    "PreciseBatchNorm": lambda tmp: rt.callbacks.PreciseBatchNorm(X),
     "Report": lambda tmp: rt.callbacks.Report(tmp / "report"),
 }
-WATCHING = [name for name in CALLBACKS if name != "LinearScalingLR"]
+ACTING = ("LinearScalingLR", "PreciseBatchNorm")  # on rates, on moving statistics
+WATCHING = [name for name in CALLBACKS if name not in ACTING]
 
 
 def callbacks(row, tmp_path):

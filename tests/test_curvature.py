@@ -484,7 +484,7 @@ def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name, wi
     assert (found.mode, found.penalties, found.samples) == ("batch_statistics", False, 4)
     assert (found.matrix, other.seed) == ("hessian", 1)
     arrays = [v for v in vars(found).values() if isinstance(v, np.ndarray)]
-    assert len(arrays) == {"eigenvalues": 2, "trace": 0, "density": 2, "share": 3}[name]
+    assert len(arrays) == {"eigenvalues": 2, "trace": 0, "density": 3, "share": 3}[name]
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
@@ -502,6 +502,7 @@ SCALARS = {
     "eigenvalues": "converged eigenvalue_1 penalties products residual_1 samples seed tolerance",
     "trace": "converged draws estimate penalties products samples seed stderr tolerance",
     "density": "negative_share negative_share_stderr penalties products samples seed size smallest "
+    "unresolved_share "
     "trace trace_stderr",
     "share": "converged gradient_norm penalties products samples seed",
 }

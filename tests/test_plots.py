@@ -90,6 +90,11 @@ CURVES = [
     ),
     (plots.moving_distances, LAYERS, {"second": (EPOCHS, [0.5, 0.125])}),
     (
+        plots.gradient_norms,
+        of(**{f"gradients/{n}/gradient_norm": v for n, v in {"a": [1, 2], "b": [3, 4]}.items()}),
+        {"a": (EPOCHS, [1, 2]), "b": (EPOCHS, [3, 4])},
+    ),
+    (
         plots.penalties,
         PENALTIES,
         {
@@ -105,8 +110,17 @@ each_plot = pytest.mark.parametrize(("plot", "records"), list(OF_RECORDS.items()
 
 
 def test_every_picture_is_in_the_tables_of_this_file():
-    drawn = {plot.__name__ for plot in OF_RECORDS} | {"search", "density", *OF_LANDSCAPES}
+    others = {"search", "density", "quantities", *OF_LANDSCAPES}
+    drawn = {plot.__name__ for plot in OF_RECORDS} | others
     assert drawn == set(plots.__all__)
+
+
+def test_any_quantities_of_one_prefix_are_drawn_together():
+    records = of(**{"mine/a": [1.0, 2.0], "mine/b": [3.0, 4.0], "other": [5.0, 6.0]})
+    lines = plots.quantities(records, "mine").get_lines()
+    assert [line.get_label() for line in lines] == ["a", "b"]
+    assert [list(line.get_ydata()) for line in lines] == [[1, 2], [3, 4]]
+    assert list(plots.quantities(records, "other").get_lines()[0].get_ydata()) == [5, 6]
 
 
 @each_plot

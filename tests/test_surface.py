@@ -452,7 +452,8 @@ def test_an_unbuilt_or_uncompiled_model_is_refused():
     with pytest.raises(ValueError) as caught:
         rt.LossSurface(model, X, LABELS)
     assert str(caught.value) == (
-        "Expected a model compiled with a loss. Received: the model 'plain', compiled without one"
+        "Expected a model compiled with a loss. Received: the model 'plain', compiled without one. "
+        "Pass `loss=` to say what to measure."
     )
 
 

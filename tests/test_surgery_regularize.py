@@ -351,7 +351,7 @@ def test_a_dropout_that_stands_there_gets_the_new_rate_and_others_keep_theirs():
     model = sequential(
         layers.Dropout(0.1, name="input_dropout"),
         dense("first", "relu"),
-        layers.Dropout(0.2, seed=3, noise_shape=(None, 1), name="after_fused"),
+        layers.Dropout(0.2, seed=3, noise_shape=(None, None), name="after_fused"),
         dense("second"),
         layers.ReLU(name="relu"),
         layers.Dropout(0.3, name="after_separate"),

@@ -7,8 +7,10 @@ being differentiated, into another function, not yet compiled:
 - `value_and_grad(fn)`: `(params, *args)` -> `(value, gradient)`;
 - `hvp(fn)`: `(params, vectors, *args)` -> the Hessian times each of the vectors, as a list; they
   share the forward and the backward pass;
-- `gnvp(outputs, loss)`, of `outputs(params, *args)`, a list of tensors, and a scalar
-  `loss(outputs, *args)`: the same for the Gauss-Newton matrix Jᵀ (∇² loss) J;
+- `gnvp(outputs, loss)`, of `outputs(params, *args)`, a list of tensors and a structure that no
+  derivative goes through, and a scalar `loss(outputs, structure, *args)`: the same for the
+  Gauss-Newton matrix Jᵀ (∇² loss) J. This and `hvp` take a list, `hidden`, to which pairs of type
+  and name of operations are added whose second derivative the backend would take for zero;
 - `jit(fn)` compiles;
 - `mean_over(fn)` compiles a function `fn(*args, x, y, sample_weight)` -> `(scalars, tensors)`, a
   list and a structure, into `(args, batches)` -> their means over the samples of `Batches`. The
@@ -25,12 +27,15 @@ being differentiated, into another function, not yet compiled:
   `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if the
   condition holds; `read()` gives how many there were, their mean and their maximum, and begins
   anew;
+- `traced_function()`: what stands for the training step that is traced, and its replica, if the
+  backend knows it; `(None, None)` otherwise;
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
 - `aside(gradient)`: a gradient once more, for a branch of a step that XLA does not compile, which
   leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
+- `describe()`: the backend's version and what it makes of the processor, as a dict of strings;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
 
@@ -53,6 +58,7 @@ Mailbox = _chosen.Mailbox
 aside = _chosen.aside
 choose = _chosen.choose
 dense = _chosen.dense
+describe = _chosen.describe
 frozen_draws = _chosen.frozen_draws
 gnvp = _chosen.gnvp
 held = _chosen.held
@@ -62,6 +68,7 @@ mean_over = _chosen.mean_over
 put = _chosen.put
 replicas = _chosen.replicas
 require = _chosen.require
+traced_function = _chosen.traced_function
 value_and_grad = _chosen.value_and_grad
 watch_steps = _chosen.watch_steps
 when = _chosen.when
@@ -78,6 +85,7 @@ __all__ = [
     "aside",
     "choose",
     "dense",
+    "describe",
     "frozen_draws",
     "gnvp",
     "held",
@@ -87,6 +95,7 @@ __all__ = [
     "put",
     "replicas",
     "require",
+    "traced_function",
     "value_and_grad",
     "watch_steps",
     "when",

@@ -8,7 +8,14 @@ import jax
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import aside, dense, put, replicas, require  # noqa: F401
+from keras_regtools.backend._plain import (  # noqa: F401
+    aside,
+    dense,
+    put,
+    replicas,
+    require,
+    traced_function,
+)
 
 
 def jit(fn):
@@ -19,7 +26,7 @@ def value_and_grad(fn):
     return jax.value_and_grad(fn)
 
 
-def hvp(fn):
+def hvp(fn, hidden=()):
     def call(params, vectors, *args):
         gradient = jax.grad(lambda p: fn(p, *args))
         _, product = jax.linearize(gradient, list(params))
@@ -29,11 +36,11 @@ def hvp(fn):
     return call
 
 
-def gnvp(outputs, loss):
+def gnvp(outputs, loss, hidden=()):
     def call(params, vectors, *args):
-        z, pull = jax.vjp(lambda p: outputs(p, *args), list(params))
+        z, pull, more = jax.vjp(lambda p: outputs(p, *args), list(params), has_aux=True)
         push = jax.linear_transpose(pull, z)  # forward mode, also through a custom derivative
-        _, curve = jax.linearize(jax.grad(lambda z: loss(z, *args)), z)
+        _, curve = jax.linearize(jax.grad(lambda z: loss(z, more, *args)), z)
         return [pull(curve(*push((list(vector),))))[0] for vector in vectors]
 
     return call
@@ -43,6 +50,10 @@ def mean_over(fn):
     """One call a batch: XLA compiles a convolution inside a loop to code 5 to 25 times slower."""
     compiled = jax.jit(fn)
     return lambda args, batches: batch_by_batch(compiled, args, batches)
+
+
+def describe():
+    return {"jax": f"{jax.__version__} on {jax.default_backend()}"}
 
 
 def frozen_draws():

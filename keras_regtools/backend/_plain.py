@@ -16,6 +16,10 @@ def aside(gradient):
     return gradient
 
 
+def traced_function():
+    return None, None
+
+
 def require(condition, message, assigned):
     """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import choose, watch_steps  # noqa: F401
+from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     Mailbox,
     aside,
@@ -16,6 +18,7 @@ from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     held,
     put,
     require,
+    traced_function,
     when,
 )
 
@@ -38,38 +41,47 @@ def value_and_grad(fn):
     return call
 
 
-def hvp(fn):
+def hvp(fn, hidden=()):
     def forward_over_reverse(params, vector, *args):
         """For one vector: half the memory, because what it needs is made when it is needed."""
         with tf.autodiff.ForwardAccumulator(params, vector) as forward:
             _, gradient = value_and_grad(fn)(params, *args)
-        return [forward.jvp(g, _ZERO) for g in gradient]
+        return [_shaped(forward.jvp(g, _ZERO), p) for g, p in zip(gradient, params, strict=True)]
 
     def call(params, vectors, *args):
-        if len(vectors) == 1 and _is_straight(fn, params, *args):
+        if len(vectors) == 1 and _is_straight(fn, hidden, params, *args):
             return [forward_over_reverse(params, vectors[0], *args)]
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
             outer.watch(params)
             _, gradient = value_and_grad(fn)(params, *args)
+        _note(hidden, params, gradient)
         return _in_turn(lambda vector: _gradient(outer, gradient, params, vector), vectors)
 
     return call
 
 
-def _is_straight(fn, *args):
+def _is_straight(fn, hidden, params, *args):
     """Whether there are no loops, branches and calls, which forward mode loses track of."""
     if tf.executing_eagerly():
         return False
-    traced = jit(fn).get_concrete_function(*args).graph
+    traced = jit(value_and_grad(fn)).get_concrete_function(params, *args).graph
+    with traced.as_default():
+        _note(hidden, traced.inputs[: len(params)], traced.outputs[1:])
     ends = ("While", "If", "Case", "PartitionedCall")
     return not any(op.type.endswith(ends) for op in traced.get_operations())
 
 
-def gnvp(outputs, loss):
+def _note(hidden, sources, targets):
+    """Keep in a list what would count as zero where targets are differentiated once more."""
+    if isinstance(hidden, list):
+        hidden += [found for found in hidden_operations(sources, targets) if found not in hidden]
+
+
+def gnvp(outputs, loss, hidden=()):
     def call(params, vectors, *args):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as model:
             model.watch(params)
-            z = outputs(params, *args)
+            z, more = outputs(params, *args)
         # Jᵀu is linear in u: its own transpose is J, and the value at u = 0 is never needed.
         u = [tf.zeros_like(t) for t in z]
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as transposed:
@@ -77,7 +89,9 @@ def gnvp(outputs, loss):
             pulled = _gradient(model, z, params, u)
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as head:
             head.watch(z)
-            _, slope = value_and_grad(loss)(z, *args)
+            _, slope = value_and_grad(loss)(z, more, *args)
+        _note(hidden, u, pulled)
+        _note(hidden, z, slope)
 
         def product(vector):
             pushed = _gradient(transposed, pulled, u, vector)
@@ -105,6 +119,13 @@ def _gradient(tape, target, sources, seed=None):
     for gradient, source in zip(gradients, sources, strict=True):
         gradient.set_shape(source.shape)
     return gradients
+
+
+def _shaped(tensor, like):
+    """Forward mode loses shapes behind products of rank 3, and gives slices of an embedding."""
+    tensor = tf.convert_to_tensor(tensor)
+    tensor.set_shape(like.shape)
+    return tensor
 
 
 def mean_over(fn):
@@ -219,3 +240,22 @@ def replicas(variable):
     """Each replica has a copy of its own of a variable without aggregation."""
     copies = getattr(variable.value, "values", None)  # of a `tf.distribute.DistributedValues`
     return [np.array(copy) for copy in (copies or [variable.value])]
+
+
+def describe():
+    return {"tensorflow": tf.__version__, "oneDNN": _onednn()}
+
+
+def _onednn():
+    """Whether convolutions run on oneDNN, which TensorFlow decides when it is imported."""
+    given = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    if given is not None:
+        return f"{'on' if given.lower() in ('1', 'true') else 'off'}, TF_ENABLE_ONEDNN_OPTS={given}"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = set(file.read().split())
+    except OSError:
+        return "not known: TF_ENABLE_ONEDNN_OPTS is not set"
+    if "avx512_vnni" in flags:
+        return "on, as on every processor with AVX-512 VNNI"
+    return "off, as on every processor without AVX-512 VNNI; TF_ENABLE_ONEDNN_OPTS=1 turns it on"

@@ -1,5 +1,7 @@
 """What layers and callbacks do inside a training step on TensorFlow."""
 
+import threading
+
 import tensorflow as tf
 
 from keras_regtools.backend import _plain
@@ -22,6 +24,19 @@ def when(condition, values, variables, assigned):
 
     # No copies of large variables in the steps in which nothing is to be done.
     return tf.cond(condition, _apart(assign), lambda: False)
+
+
+def traced_function():
+    """The graph of the function that is traced, loops and branches inside it aside; the replica."""
+    if tf.executing_eagerly():
+        return None, None
+    graph = tf.compat.v1.get_default_graph()
+    while type(graph).__name__ in _BRANCHES:
+        graph = graph.outer_graph
+    return graph, threading.get_ident()  # each replica is traced in a thread of its own
+
+
+_BRANCHES = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 
 
 def _apart(branch):

@@ -14,6 +14,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     put,
     replicas,
     require,
+    traced_function,
 )
 
 
@@ -35,7 +36,7 @@ def value_and_grad(fn):
     return call
 
 
-def hvp(fn):
+def hvp(fn, hidden=()):
     def call(params, vectors, *args):
         params = _watched(params)
         with torch.enable_grad(), _attention_twice():
@@ -45,16 +46,16 @@ def hvp(fn):
     return call
 
 
-def gnvp(outputs, loss):
+def gnvp(outputs, loss, hidden=()):
     def call(params, vectors, *args):
         params = _watched(params)
         with torch.enable_grad(), _attention_twice():
-            z = outputs(params, *args)
+            z, more = outputs(params, *args)
             # Jᵀu is linear in u: its own transpose is J.
             u = [torch.zeros_like(t, requires_grad=True) for t in z]
             pulled = _gradient(z, params, u, create_graph=True)
             top = _watched(z)
-            slope = _gradient(loss(top, *args), top, create_graph=True)
+            slope = _gradient(loss(top, more, *args), top, create_graph=True)
         products = []
         for vector in vectors:
             pushed = _gradient(pulled, u, vector)
@@ -113,6 +114,10 @@ def frozen_draws():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def describe():
+    return {"torch": f"{torch.__version__}, {torch.get_num_threads()} threads"}
 
 
 def when(condition, values, variables, assigned):

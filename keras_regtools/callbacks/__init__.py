@@ -5,6 +5,7 @@ from keras_regtools.callbacks.gradients import GradientMonitor
 from keras_regtools.callbacks.linear_scaling import LinearScalingLR
 from keras_regtools.callbacks.measure import Measure
 from keras_regtools.callbacks.penalties import PenaltyMonitor
+from keras_regtools.callbacks.precise_batch_norm import PreciseBatchNorm
 from keras_regtools.callbacks.report import Report
 from keras_regtools.callbacks.sharpness import Sharpness
 from keras_regtools.callbacks.trajectory import WeightTrajectory
@@ -15,6 +16,7 @@ __all__ = [
     "LinearScalingLR",
     "Measure",
     "PenaltyMonitor",
+    "PreciseBatchNorm",
     "Report",
     "Sharpness",
     "WeightTrajectory",

@@ -6,10 +6,10 @@ import numpy as np
 
 from keras_regtools import layers
 from keras_regtools.backend._tensorflow_summaries import HistogramWriter
-from keras_regtools.callbacks.recording import finite_or_nan
+from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.layers.histogram import buckets
-from keras_regtools.layers.shadow import all_layers
+from keras_regtools.layers.shadow import all_layers, names_of
 
 
 class ActivationMonitor(ReadingCallback):
@@ -19,7 +19,7 @@ class ActivationMonitor(ReadingCallback):
     `std` (the root of the mean variance), `minimum`, `maximum`, the percentiles, shares, drifts and
     whatever else is recorded (means over the channels, see
     `layers.InstrumentedBatchNormalization.statistics`), `dead_share`, the share of dead channels,
-    `nan_steps` and `first_nan_step`. The logs get the worst layer, as
+    `nan_steps` and `first_nan_step`. The history gets the worst layer, as
     `activations/constant_share` and so on: `constant_share`, `dead_share`, `saturated_share`,
     `mean_distance`, `std_distance`, as far as they are recorded. `batch_norm/initial_share` is
     momentum^steps, what the moving statistics still hold of their initial values: above 0.05,
@@ -31,10 +31,12 @@ class ActivationMonitor(ReadingCallback):
             `channels/<layer>/<quantity>`.
         every_steps: Read at the multiples of so many training steps, besides the end of each epoch.
         tensorboard: Log directory for a histogram of each layer, or `None`.
+        logs: Names among those of the worst layer that go into the logs too, which the progress bar
+            prints and other callbacks watch; `"all"` for all of them.
 
     Raises:
-        ValueError: `every_steps` below 1; when the fit begins, a model without an instrumented
-            layer.
+        ValueError: `every_steps` below 1, unknown `logs`; when the fit begins, a model without an
+            instrumented layer.
 
     Example:
 
@@ -55,8 +57,9 @@ class ActivationMonitor(ReadingCallback):
     claim = "activations"
     dropped = ("_writer",)
 
-    def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None):
+    def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None, logs=()):
         super().__init__("activation_monitor", every_steps)
+        self.logs = names_of_logs(logs, tuple(f"activations/{name}" for name in _LOGGED))
         self.per_channel = bool(per_channel)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
         self._writer = None
@@ -74,7 +77,7 @@ class ActivationMonitor(ReadingCallback):
             )
         for layer in found:
             layer.reset_statistics()
-        self._begin()
+        self._start()
         if self.tensorboard is not None:
             self._writer = HistogramWriter(self.tensorboard)
 
@@ -86,20 +89,45 @@ class ActivationMonitor(ReadingCallback):
     def _read(self, epoch):
         with self.timed(epoch):
             found, worst, values = instrumented_layers(self.model), {}, {}
-            for own_name, layer in zip(_names(found), found, strict=True):
-                for name, value in self._values(layer, own_name).items():
+            for own_name, layer in zip(names_of(found), found, strict=True):
+                for name, value in self._values(layer, own_name, epoch).items():
                     values[name] = value
                     quantity = name.rsplit("/", 1)[1]
                     if name.startswith("activations/") and quantity in _LOGGED:
                         key = f"activations/{quantity}"
                         worst.setdefault(key, np.nan)
                         worst[key] = float(np.fmax(worst[key], finite_or_nan(value)))
-                self._write_histogram(layer, own_name, epoch)
-                layer.reset_statistics()
             # The keys are those of the first reading.
             keys = self._logged or worst
             self._logged = {key: worst.get(key, np.nan) for key in keys}
             self.record(epoch, values | self._initial_share())
+        self._keep(epoch)
+
+    def fit_begins(self, epoch):
+        super().fit_begins(epoch)
+        kept = self.records.earlier.get(self.name) if epoch > 0 else None
+        self._compared = {}
+        before = kept.get(str(epoch - 1)) if isinstance(kept, dict) else None
+        found = instrumented_layers(self.model)
+        for name, layer in zip(names_of(found), found, strict=True):
+            if before is not None and name in before:
+                layer.compared_with = before[name]
+
+    def _keep(self, epoch):
+        """Keep what the next readings are compared with, of the last two epochs.
+
+        A run may be cut off after this one was read and before it was backed up.
+        """
+        found = instrumented_layers(self.model)
+        pairs = zip(names_of(found), (layer.compared_with for layer in found), strict=True)
+        now = {
+            name: {n: np.asarray(v).tolist() for n, v in reading.items()}
+            for name, reading in pairs
+            if reading is not None
+        }
+        earlier = {k: v for k, v in self._compared.items() if k == str(epoch - 1)}
+        self._compared = {**earlier, str(epoch): now}
+        self.records.keep(self.name, self._compared)
 
     def _initial_share(self):
         """How much of the initial moving statistics the steps so far have left."""
@@ -110,11 +138,12 @@ class ActivationMonitor(ReadingCallback):
         ]
         return {"batch_norm/initial_share": max(momenta) ** self.step()} if momenta else {}
 
-    def _values(self, layer, own_name):
-        try:
-            statistics = layer.statistics()
-        except ValueError:  # the layer saw no training step in this epoch
+    def _values(self, layer, own_name, epoch):
+        reading = layer.take_reading()
+        if reading is None:  # the layer saw no training step in this epoch
             return {}
+        statistics, distributions = reading
+        self._write_histogram(distributions, own_name, epoch)
         del statistics["steps"]
         self._warn(own_name, statistics, layer.recorder.wanted.channels)
         values = {
@@ -139,9 +168,9 @@ class ActivationMonitor(ReadingCallback):
             stacklevel=2,
         )
 
-    def _write_histogram(self, layer, own_name, epoch):
+    def _write_histogram(self, distributions, own_name, epoch):
         if self._writer is not None:
-            found = buckets(layer.distributions())
+            found = buckets(distributions())
             at = epoch if self.every_steps is None else self._steps.made
             self._writer.write(f"activations/{own_name}", found, at)
 
@@ -159,15 +188,6 @@ def instrumented_layers(model):
     """The layers of a model that record, in order."""
     kinds = (layers.InstrumentedBatchNormalization, layers.ActivationStatistics)
     return [layer for layer in all_layers(model) if isinstance(layer, kinds)]
-
-
-def _names(found):
-    """The layers' names, numbered where models inside the model use one twice."""
-    names = []
-    for layer in found:
-        number = 1 + sum(layer.name == other.name for other in found[: len(names)])
-        names.append(layer.name if number == 1 else f"{layer.name}_{number}")
-    return names
 
 
 def _summary(statistics):

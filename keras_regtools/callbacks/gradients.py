@@ -7,11 +7,25 @@ import weakref
 import numpy as np
 
 from keras_regtools import backend
-from keras_regtools.callbacks.recording import finite_or_nan, read_iteration
+from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs, read_iteration
 from keras_regtools.callbacks.steps import ReadingCallback
+from keras_regtools.layers.shadow import names_of
 from keras_regtools.measures.layers import layers_with_weights
-from keras_regtools.training import ROWS, GradientHook, add_hook, base_optimizers, remove_hook
+from keras_regtools.training import (
+    ROWS,
+    GradientHook,
+    add_hook,
+    base_optimizers,
+    bind,
+    end,
+    held_optimizers,
+    remake_step,
+    remove_hook,
+    watch_steps,
+)
 from keras_regtools.validation import keras_model, positive_integer
+
+_LOGS = ("gradients/norm", "gradients/clipped_norm", "gradients/update_ratio")
 
 
 class GradientMonitor(ReadingCallback):
@@ -22,18 +36,21 @@ class GradientMonitor(ReadingCallback):
     the norms of each layer are taken. The records get, for each layer with trainable weights,
     `gradients/<layer>/gradient_norm` ‖g‖ before clipping, `clipped_norm` after it, `weight_norm`
     ‖w‖, `update_norm` ‖Δw‖ of the step the optimizer really made and `update_ratio` ‖Δw‖ / ‖w‖,
-    means over the updates looked at since the last reading, and `largest_gradient_norm`. The logs
-    get `gradients/norm`, ‖g‖ of all layers together from these means, `gradients/clipped_norm` and
-    `gradients/update_ratio`, the largest of the layers. Weights, optimizer state and files are
-    those of a training without it. Compiled by XLA on TensorFlow, norms are taken in every step.
+    means over the updates looked at since the last reading, and `largest_gradient_norm`. The
+    history gets `gradients/norm`, ‖g‖ of all layers together from these means,
+    `gradients/clipped_norm` and `gradients/update_ratio`, the largest of the layers. Weights,
+    optimizer state and files are those of a training without it. Compiled by XLA on TensorFlow,
+    norms are taken in every step.
 
     Args:
         every: Look at every so many updates. A positive integer.
         every_steps: Read at the multiples of so many training steps, besides the end of each epoch.
+        logs: Names among those of the history that go into the logs too, which the progress bar
+            prints and other callbacks watch; `"all"` for all of them.
 
     Raises:
-        ValueError: `every` or `every_steps` below 1; when the fit begins, a model that is not
-            compiled or not built, has nothing trainable, or is on several replicas.
+        ValueError: unknown `logs`, `every` or `every_steps` below 1; when the fit begins, a model
+            that is not compiled or not built, has nothing trainable, or is on several replicas.
 
     Example:
 
@@ -50,14 +67,15 @@ class GradientMonitor(ReadingCallback):
 
     dropped = ("_hooks",)
 
-    def __init__(self, *, every=10, every_steps=None):
+    def __init__(self, *, every=10, every_steps=None, logs=()):
         super().__init__("gradient_monitor", every_steps)
+        self.logs = names_of_logs(logs, _LOGS)
         self.every = positive_integer("every", every)
         self._hooks = None
 
     def on_train_begin(self, logs=None):
         model = keras_model(self.model, compiled=True)
-        self._begin()
+        self._start()
         if any(len(backend.replicas(v)) > 1 for v in model.trainable_variables[:1]):
             raise ValueError(
                 "Expected a model on one device: gradients are summed over replicas behind this "
@@ -71,18 +89,20 @@ class GradientMonitor(ReadingCallback):
                 f"Received: the model {model.name!r}, which has none"
             )
         self._hooks = []
-        for optimizer in base_optimizers(model.optimizer):
+        held = [base for one in held_optimizers(model) for base in base_optimizers(one)]
+        for optimizer in held:
             hook = GradientHook(model.trainable_variables, groups, self.every, model.jit_compile)
             add_hook(optimizer, hook)
             # When the fit ends in an exception, it is taken out as soon as this object goes.
             undo = weakref.finalize(self, _release, weakref.ref(model), optimizer, hook)
             undo.atexit = False
+            bind(model, undo)  # and when another fit begins
             self._hooks.append((hook, undo))
         _watch(model, [hook for hook, _ in self._hooks])
 
     def on_train_end(self, logs=None):
         for _, undo in self._hooks or []:
-            undo()
+            end(self.model, undo)
         self._hooks = None
 
     def _read(self, epoch):
@@ -130,23 +150,23 @@ class GradientMonitor(ReadingCallback):
 def _groups(model):
     """The names of the layers with trainable weights, and the places of their variables."""
     places = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    names, groups = [], []
+    layers, groups = [], []
     for layer in layers_with_weights(model):
         own = [places.pop(id(v)) for v in layer.trainable_variables if id(v) in places]
         if own:
-            number = 1 + sum(layer.name == name.split("|")[0] for name in names)
-            names.append(layer.name if number == 1 else f"{layer.name}|{number}")
+            layers.append(layer)
             groups.append(own)
+    names = names_of(layers)
     if places:  # of a subclassed model itself
         names.append("model")
         groups.append(sorted(places.values()))
-    return [name.replace("|", "_") for name in names], groups
+    return names, groups
 
 
 def _watch(model, hooks):
     """Have the hooks in a step compiled anew."""
     optimizer, begin = model.optimizer, 0
-    alone = base_optimizers(optimizer) == [optimizer]
+    alone = held_optimizers(model) == base_optimizers(optimizer) == [optimizer]
     if alone:  # its steps can be counted out here; those of a loss scale may be left out
         begin = read_iteration(optimizer)
 
@@ -157,7 +177,8 @@ def _watch(model, hooks):
         for hook in hooks:
             hook.watching = watching
 
-    backend.watch_steps(model, due, watch)
+    watch_steps(model, due, watch)
+    remake_step(model)
 
 
 def _release(model, optimizer, hook):

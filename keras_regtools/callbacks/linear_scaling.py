@@ -1,6 +1,7 @@
 """Scale the learning rate with the batch size, with gradual warm-up."""
 
 import math
+import warnings
 import weakref
 
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
@@ -11,9 +12,15 @@ from keras_regtools.training import (
     ScheduleCorrection,
     add_hook,
     base_optimizers,
+    bind,
     correct_momentum,
-    remove_hook,
+    end,
+    held_optimizers,
+    remake_step,
     schedule_of,
+    take_out,
+    training_optimizer,
+    warmup_factor,
 )
 from keras_regtools.validation import keras_model, non_negative, one_of, positive, positive_integer
 
@@ -28,8 +35,10 @@ class LinearScalingLR(RecordingCallback):
     η_t = η + (kη − η) t / T. It is set inside the training step, exactly also with
     `steps_per_execution` above 1. Afterwards the rate is left to other callbacks. A fit that
     `keras.callbacks.BackupAndRestore` resumes goes on where it was, and so does a second fit of the
-    same model. For a trained model from a file, whose rate is scaled already, pass
-    `base_learning_rate`.
+    same model, and, beside a `Report` that goes on in its directory, a fit of a model from a file
+    with `initial_epoch`. Without one the rate in the file is taken for one that was scaled before,
+    with a warning, unless `base_learning_rate` is given. Of a model with optimizers of its own all
+    are scaled; the logs get the rate of the first that makes steps.
 
     An optimizer built with a learning-rate schedule keeps it, and the factor multiplies it; the
     schedule itself is given back when the fit ends.
@@ -112,7 +121,8 @@ class LinearScalingLR(RecordingCallback):
         # Read here, before another callback's `on_train_begin` restores a cut-off run.
         self._starts = [
             (optimizer, read_iteration(optimizer), self._base_rate(optimizer))
-            for optimizer in base_optimizers(model.optimizer)
+            for held in held_optimizers(model)
+            for optimizer in base_optimizers(held)
         ]
 
     def _base_rate(self, optimizer):
@@ -121,12 +131,63 @@ class LinearScalingLR(RecordingCallback):
         return self.base_learning_rate or read_rate(optimizer)
 
     def on_train_begin(self, logs=None):
-        steps = self._steps()
-        self._effective_starts = []
-        for optimizer, start, base in self._starts:
-            self._install(optimizer, start, base, steps)
-        self._last_rate, self._check, self._warmup_end = None, False, steps
-        self.model.make_train_function(force=True)
+        self._warmup_end = self._steps()
+        self._effective_starts, self._last_rate, self._check = [], None, False
+        for optimizer, _, _ in self._starts:
+            if schedule_of(optimizer) is not None and self.base_learning_rate is not None:
+                raise ValueError(
+                    "Expected no `base_learning_rate` for an optimizer built with a schedule, "
+                    f"which the factor multiplies. Received: {self.base_learning_rate}"
+                )
+
+    def fit_begins(self, epoch):
+        kept = self.records.earlier.get(self.name) if epoch > 0 else None
+        places = []
+        for i, (optimizer, start, base) in enumerate(self._starts):
+            before = kept[i] if isinstance(kept, list) and i < len(kept) else None
+            start, base = self._where_it_began(optimizer, start, base, epoch, before)
+            self._install(optimizer, start, base, self._warmup_end)
+            places.append([start, base])
+        self.records.keep(self.name, places)
+        self._begun_at, self._warned = self.step(), False
+        remake_step(self.model)
+
+    def _where_it_began(self, optimizer, start, base, epoch, before):
+        """The iteration and the rate at which the run began that this fit goes on with.
+
+        `start` and `base` were found before any backup was restored; `before` is what the run kept.
+        """
+        wanted = (self.factor, self.base_learning_rate, self._warmup_end)
+        known = SCALED.get(optimizer)
+        if known is not None:  # scaled in this process
+            if known["wanted"] == wanted:
+                return known["start"], known["base"]
+            return start, known["base"] if self.base_learning_rate is None else base
+        if epoch == 0:
+            return start, base
+        steps = (self.params or {}).get("steps") or 0
+        if start == 0:  # a new optimizer: a backup was restored into it, or only weights were
+            return (0 if read_iteration(optimizer) else -epoch * steps), base
+        schedule = schedule_of(optimizer)
+        if isinstance(schedule, ScaledSchedule):  # saved in the middle of a fit
+            return schedule.start, base
+        if before is not None:
+            return before[0], before[1] if self.base_learning_rate is None else base
+        begin = max(start - epoch * steps, 0)
+        if base is not None and self.base_learning_rate is None:
+            base = self._unscaled(base, start - begin, epoch)
+        return begin, base
+
+    def _unscaled(self, rate, steps, epoch):
+        """The base rate of a run that went on for so many steps and reached a rate."""
+        made = max(steps - 1, 0)  # the rate is that of the last step
+        base = rate / float(warmup_factor(made, self.factor, self._warmup_end))
+        warnings.warn(
+            f"The rate {rate:.3g} of a model that goes on with epoch {epoch + 1} is taken for one "
+            f"that was scaled before, from {base:.3g}. Pass `base_learning_rate` to say it.",
+            stacklevel=2,
+        )
+        return base
 
     def _steps(self):
         if self.warmup_steps is not None:
@@ -142,15 +203,9 @@ class LinearScalingLR(RecordingCallback):
         return round(self.warmup_epochs * steps)
 
     def _install(self, optimizer, start, base, steps):
-        """Put the scaling into an optimizer; one that was scaled before goes on from there."""
-        known = SCALED.get(optimizer)
+        """Put the scaling into an optimizer, for this fit."""
         wanted = (self.factor, self.base_learning_rate, steps)
-        if known is not None and known["wanted"] == wanted:
-            start, base = known["start"], known["base"]
-        elif known is not None and self.base_learning_rate is None:
-            base = known["base"]
         SCALED[optimizer] = {"wanted": wanted, "start": start, "base": base}
-
         self._effective_starts.append(start)
         schedule = schedule_of(optimizer)
         if isinstance(schedule, ScaledSchedule):  # of a checkpoint saved during a fit
@@ -159,19 +214,15 @@ class LinearScalingLR(RecordingCallback):
             hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
             self._announce(f"{base:g}", f"{base * self.factor:g}", steps)
         else:
-            if self.base_learning_rate is not None:
-                raise ValueError(
-                    "Expected no `base_learning_rate` for an optimizer built with a schedule, "
-                    f"which the factor multiplies. Received: {self.base_learning_rate}"
-                )
             optimizer.learning_rate = ScaledSchedule(schedule, self.factor, steps, start)
             hook = ScheduleCorrection() if self.momentum_correction else None
             self._announce("its schedule", f"{self.factor:g} times that", steps)
         if hook is not None:
             add_hook(optimizer, hook)
         # When the fit ends in an exception, things are put back as soon as this object goes.
-        undo = weakref.finalize(self, _release, weakref.ref(self.model), optimizer, hook, schedule)
+        undo = weakref.finalize(self, take_out, weakref.ref(self.model), optimizer, hook, schedule)
         undo.atexit = False
+        bind(self.model, undo)  # and when another fit begins
         self._undo.append(undo)
 
     def _announce(self, base, target, steps):
@@ -182,8 +233,8 @@ class LinearScalingLR(RecordingCallback):
             print(f"LinearScalingLR: from {base} to {target} in {steps} steps{short}")
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._check = self._last_rate is not None
-        self._epoch = epoch
         self._length = (self.params or {}).get("steps") or math.inf
         self._every = max(1, int(min(self._length, 1e9)) // 10) if self._length < math.inf else 1
         self._applied = None
@@ -196,7 +247,7 @@ class LinearScalingLR(RecordingCallback):
 
     def _follow_others(self):
         """Correct the momentum after another callback has changed the rate between two epochs."""
-        optimizer = self.model.optimizer
+        optimizer = training_optimizer(self.model)
         rate = read_rate(optimizer)
         if self.momentum_correction and schedule_of(base_optimizers(optimizer)[0]) is None:
             past = read_iteration(optimizer) > self._effective_starts[0] + self._warmup_end
@@ -211,18 +262,33 @@ class LinearScalingLR(RecordingCallback):
         rate = self.record_rate(self._epoch)
         if is_last:  # before another callback changes it at the end of the epoch
             self._applied = rate
+        super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def training_over(self, epoch, logs):
         with self.timed(epoch):
             if self._applied is None:
                 self._applied = self.record_rate(epoch)
             self._last_rate = self._applied
-            if logs is not None:
-                logs["learning_rate"] = self._last_rate
+        self._warn_of_standing_still()
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if logs is not None:
+            logs["learning_rate"] = self._last_rate
+
+    def _warn_of_standing_still(self):
+        """An optimizer that makes no step trains nothing, whatever its rate is."""
+        if not self._warned and self.step() == self._begun_at:
+            self._warned = True
+            warnings.warn(
+                "No optimizer that the model holds has made a step in this epoch: the learning "
+                "rate that is logged is not the one of the training.",
+                stacklevel=2,
+            )
 
     def on_train_end(self, logs=None):
         for undo in self._undo:
-            undo()
+            end(self.model, undo)
         self._undo = []
 
     def __deepcopy__(self, memo):
@@ -232,13 +298,3 @@ class LinearScalingLR(RecordingCallback):
             return super().__deepcopy__(memo)
         finally:
             self._undo, self._starts = undo, starts
-
-
-def _release(model, optimizer, hook, schedule):
-    """Take the scaling out again, also of the compiled step."""
-    if hook is not None:
-        remove_hook(optimizer, hook)
-    if schedule is not None:
-        optimizer.learning_rate = schedule
-    if model() is not None:
-        model().train_function = None

@@ -29,7 +29,7 @@ class Measure(RecordingCallback):
         measures: Dict from the name in the logs to the measure, a callable
             `(surface) -> result`, float or dict of floats.
         x, y, sample_weight: The data to measure on, as `fit` takes them.
-        every: Measure in every `every`-th epoch, beginning with the first.
+        every: Measure in every `every`-th epoch, beginning with the first, and in the last.
         every_steps: Measure every so many training steps instead (with `steps_per_execution`, at
             the first chance after them), the end of the first epoch included; each is recorded.
         not_finite: What is logged for a number that is not finite: NaN, or a large number where
@@ -90,16 +90,16 @@ class Measure(RecordingCallback):
         self.penalties = bool(penalties)
         self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(samples, seed)
         self._surface = None
-        self._begin()
+        self._start()
 
-    def _begin(self):
+    def _start(self):
         self._values = {}  # what is logged, by measure; its keys stay those of the first time
-        self._last_epoch = self._last_step = None
-        self._steps, self._epoch = Steps(), 0
+        self._last_step = None
+        self._steps = Steps()
         self._warned = False
 
     def on_train_begin(self, logs=None):
-        self._begin()
+        self._start()
         model = self.model
         if not self._is_of(model):
             keras_model(model, built=False, compiled=True)
@@ -115,21 +115,44 @@ class Measure(RecordingCallback):
     def _build(self, model):
         self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
 
+    def fit_begins(self, epoch):
+        if epoch > 0 and self.every_steps:  # as if the run had never been cut off
+            self._steps = Steps(self.step())
+            self._last_step = self._steps.made // self.every_steps * self.every_steps
+
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
+        super().on_epoch_begin(epoch, logs)
         self._steps.epoch_begins()
 
     def on_train_batch_end(self, batch, logs=None):
         self._steps.batch_ends(batch, self.params)
         if self.every_steps and self._steps.made - (self._last_step or 0) >= self.every_steps:
             self._measure_now(self._epoch)
+        super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        due = self._last_epoch is None
-        if not self.every_steps:
-            due = due or epoch - self._last_epoch >= self.every
+    def training_over(self, epoch, logs):
+        last = epoch + 1 == (self.params or {}).get("epochs")
+        due = not self.every_steps and (epoch % self.every == 0 or last)
+        if not due and not self._values:  # the logs have the same keys in every epoch
+            due = not self._go_on()
         if due and self._last_step != self._steps.made:
             self._measure_now(epoch)
+
+    def _go_on(self):
+        """Take the last values of a run that goes on from its records, if they are there."""
+        kept = self.records.earlier.get(self.name)
+        if self._epoch == 0 or not isinstance(kept, dict) or set(kept) != set(self.measures):
+            return False
+        self._values = {
+            name: {key: self.records.last(key) for key in keys} for name, keys in kept.items()
+        }
+        return True
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self.model.stop_training and not self.every_steps:
+            if self._last_step != self._steps.made:  # it was the last epoch after all
+                self._measure_now(epoch)
         if logs is not None:
             for values in self._values.values():
                 logs.update({k: self._loggable(v) for k, v in values.items()})
@@ -138,10 +161,11 @@ class Measure(RecordingCallback):
         return self.not_finite if math.isnan(value) else value
 
     def _measure_now(self, epoch):
-        self._last_epoch, self._last_step = epoch, self._steps.made
+        self._last_step = self._steps.made
         with self.timed(epoch):
             _ = self.model  # which on JAX brings the variables up to date
             self._measure(epoch)
+        self.records.keep(self.name, {name: list(v) for name, v in self._values.items()})
 
     def _measure(self, epoch):
         if self._surface is None:

@@ -1,21 +1,26 @@
 """Read the weight penalties at the end of each epoch."""
 
-import numpy as np
-
-from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
+from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan, names_of_logs
 from keras_regtools.regularizers import penalties
 from keras_regtools.validation import keras_model
+
+_LOGS = ("penalty",)
 
 
 class PenaltyMonitor(RecordingCallback):
     """Record how large each weight penalty is after each epoch, beside the data loss.
 
-    The records get `penalty/<weight>` for each regularized weight and `data_loss`, the
-    validation loss without the penalties, or, where there is no validation, the training loss less
-    the mean of the penalties before and after the epoch. The logs get `penalty`, their sum.
+    The records get `penalty/<weight>` for each regularized weight, `penalty`, their sum,
+    `data_loss`, the training loss less the mean of the penalties before and after the epoch, and
+    `val_data_loss`, the validation loss without the penalties, in epochs with validation. The
+    history gets `penalty`. Of a model without penalties nothing is recorded.
+
+    Args:
+        logs: `["penalty"]` or `"all"` puts it into the logs too, which the progress bar prints and
+            other callbacks watch.
 
     Raises:
-        ValueError: when the fit begins, a model that is not compiled.
+        ValueError: unknown `logs`; when the fit begins, a model that is not compiled.
 
     Example:
 
@@ -32,8 +37,10 @@ class PenaltyMonitor(RecordingCallback):
 
     claim = "penalties"
 
-    def __init__(self):
+    def __init__(self, *, logs=()):
         super().__init__("penalty_monitor")
+        self.logs = names_of_logs(logs, _LOGS)
+        self._total = None
 
     def set_params(self, params):
         super().set_params(params)
@@ -41,18 +48,29 @@ class PenaltyMonitor(RecordingCallback):
 
     def on_train_begin(self, logs=None):
         keras_model(self.model, built=False, compiled=True)
+        self._total = None
+
+    def fit_begins(self, epoch):
         self._before = sum(penalties(self.model).values()) if self.model.built else 0.0
 
-    def on_epoch_end(self, epoch, logs=None):
-        logs = {} if logs is None else logs
+    def training_over(self, epoch, logs):
+        values = penalties(self.model)
+        if not values:
+            return
         with self.timed(epoch):
-            values = penalties(self.model)
-            total = sum(values.values())
-            if "val_loss" in logs:
-                data_loss = logs["val_loss"] - total
-            else:
-                data_loss = logs.get("loss", np.nan) - (self._before + total) / 2
-            self._before = total
-            named = {f"penalty/{path}": value for path, value in values.items()}
-            self.record(epoch, {**named, "penalty": total, "data_loss": data_loss})
-        logs["penalty"] = finite_or_nan(total)
+            self._total = sum(values.values())
+            new = {f"penalty/{path}": value for path, value in values.items()}
+            new["penalty"] = self._total
+            if "loss" in (logs or {}):
+                new["data_loss"] = logs["loss"] - (self._before + self._total) / 2
+            self._before = self._total
+            self.record(epoch, new)
+
+    def on_test_end(self, logs=None):
+        if self._over and self._total is not None and "loss" in (logs or {}):
+            self.record(self._epoch, {"val_data_loss": logs["loss"] - self._total})
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self._total is not None:
+            self.tell(logs, {"penalty": finite_or_nan(self._total)}, self.logs)

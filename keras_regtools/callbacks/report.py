@@ -1,11 +1,14 @@
 """Keep the records of a fit in a directory and write its report."""
 
+import contextlib
 import time
+import warnings
 
 from keras_regtools import report
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
+from keras_regtools.report.lock import Locked
 from keras_regtools.report.run import RunFiles, describe
 
 
@@ -18,12 +21,17 @@ class Report(RecordingCallback):
     stand in the list. Instrumented layers and weight penalties are recorded without further
     callbacks. Records of an earlier run in the directory are kept under a number; a resumed run
     goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a
-    run that was cut off. In a notebook the callback shows its report.
+    run that was cut off. In a notebook the callback shows its report. If the disk is full or the
+    directory goes, there is one warning and the training goes on.
 
     Args:
-        directory: Where to write; made if it is not there.
+        directory: Where to write; made if it is not there. One run at a time.
         settings: Dict of what else the page should tell about the run, such as the batch size,
             which Keras does not tell its callbacks; `"title"` is the title of the page.
+
+    Raises:
+        ValueError: a directory that can be neither written to nor made.
+        RuntimeError: when the fit begins, a directory that another run is writing to.
 
     Example:
 
@@ -34,25 +42,35 @@ class Report(RecordingCallback):
     >>> directory = tempfile.mkdtemp()
     >>> history = model.fit(x, x, epochs=2, callbacks=[Report(directory)], verbose=0)
     >>> import os
-    >>> sorted(os.listdir(directory))
-    ['learning_rate.png', 'loss.png', 'records.jsonl', 'report.html', 'run.json']
+    >>> sorted(name for name in os.listdir(directory) if name.endswith(".html"))
+    ['report.html']
     """
 
-    dropped = ("_monitors",)
+    dropped = ("_monitors", "_sink")
 
     def __init__(self, directory, *, settings=None):
         super().__init__("report")
         self.files = RunFiles(directory)
+        self.files.refuse_unusable()
         self.settings = dict(settings or {})
         self.page = None
-        self._monitors = None
+        self._monitors = self._sink = None
+        self._told = {}  # what was recorded of this epoch's logs, by name
+
+    def set_params(self, params):
+        super().set_params(params)
+        # Early, as other callbacks look into it when their first epoch begins.
+        self.records.earlier = {**self.files.read_kept(), **self.records.earlier}
 
     def on_train_begin(self, logs=None):
         self._begin = time.perf_counter()
-        self.page = None
-        self._open = False
-        self._own = None
+        self.page, self._sink, self._failed = None, None, False
+        with self._surviving():
+            self.files.directory.mkdir(parents=True, exist_ok=True)
+            self.files.lock.acquire(self.records)
         self._info = describe(self.model, self.params or {}, self.settings)
+        self._leads = "report" not in self.records.claims  # of several, the first tells the logs
+        self.records.claims.add("report")
         self._monitors = []
         if "activations" not in self.records.claims and instrumented_layers(self.model):
             self._monitors.append(ActivationMonitor())
@@ -64,37 +82,121 @@ class Report(RecordingCallback):
             monitor.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._open:
-            self._open = True
-            self.files.directory.mkdir(parents=True, exist_ok=True)
-            self._before = self.files.open(self.records, epoch)
+        super().on_epoch_begin(epoch, logs)
+        for monitor in self._monitors:
+            monitor.on_epoch_begin(epoch, logs)
+
+    def fit_begins(self, epoch):
+        self._told = {}
+        rows = self.records.rows
+        made = len(rows)
+        with self._surviving():
+            self._sink = _Surviving(self)
+            self.files.open(self.records, epoch, self._sink)
             self.files.write_info(self._info)
+        before = {row.name for row in rows[: len(rows) - made]}
+        kept = self.records.earlier.get("report") if before else None
+        self._own = set(kept) & before if isinstance(kept, list) else set()
+        self._others, self._looked_at = before - self._own, len(rows) - made
+
+    def training_over(self, epoch, logs):
+        for monitor in self._monitors:
+            monitor._end_training(logs)
+        with self.timed(epoch):
+            self._record_logs(epoch, logs)
+            if self._leads and "learning_rate" not in self.records.claims:
+                self.record_rate(epoch)
+
+    def on_test_end(self, logs=None):
+        if self._over and logs:  # the validation of the epoch
+            self._record_logs(self._epoch, {f"val_{name}": value for name, value in logs.items()})
+            for monitor in self._monitors:
+                monitor.on_test_end(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        with self.timed(epoch):
-            if self._own is None:  # what others record stays theirs, wherever they stand
-                others = {row.name for row in self.records.rows[self._before :]}
-                taken = {*others, "learning_rate"}
-                self._own = [name for name in logs if name not in taken]
-            self.record(epoch, {name: logs[name] for name in self._own if name in logs})
-            if "learning_rate" not in self.records.claims:
-                self.record_rate(epoch)
+        super().on_epoch_end(epoch, logs)
         for monitor in self._monitors:
             monitor.on_epoch_end(epoch, logs)
-        self._epoch = epoch
+        with self.timed(epoch):
+            self._record_logs(epoch, logs)
+        self._told = {}
         self._record_time()
+
+    def _record_logs(self, epoch, logs):
+        """Record what is new in the logs, and none of what other callbacks of ours record."""
+        if not self._leads:
+            return
+        rows = self.records.rows
+        self._others |= {row.name for row in rows[self._looked_at :]} - self._own
+        self._looked_at = len(rows)
+        names = [n for n in logs or {} if n not in self._others and n != "learning_rate"]
+        new = {n: logs[n] for n in names if n not in self._told or self._told[n] != logs[n]}
+        if not new:
+            return
+        self._told = {**self._told, **new}
+        if not self._own.issuperset(new):
+            self._own |= set(new)
+            self.records.keep("report", sorted(self._own))
+        self.record(epoch, new)
+        self._looked_at = len(rows)
 
     def _record_time(self):
         self.record(self._epoch, {"time/fit": time.perf_counter() - self._begin})
 
     def on_train_end(self, logs=None):
-        if self._open:
+        if self._begun:
             self._record_time()
-            self.files.write_info({**self._info, "finished": True})
-            self.page = report.write(self.files.directory)
+            with self._surviving():
+                if self._failed:  # the disk may have room again
+                    self.files.begin(self.records.rows)
+                self.files.write_info({**self._info, "finished": True})
+                self.page = report.write(self.files.directory)
+        self.records.leave(self._sink)
+        self.files.lock.release()
+
+    @contextlib.contextmanager
+    def _surviving(self):
+        """Within the block, what goes wrong with files or pictures ends no training."""
+        try:
+            yield
+        except Locked:
+            raise
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error):
+        """Warn once that the report is not whole."""
+        if not self._failed:
+            self._failed = True
+            warnings.warn(
+                f"The report in {str(self.files.directory)!r} is not whole; training goes on. "
+                f"Received: {error!r}",
+                stacklevel=2,
+            )
 
     def _repr_html_(self):
         if not self.files.records_path.exists():
             return "<p>No epoch is recorded yet.</p>"
         return (self.page or report.write(self.files.directory))._repr_html_()
+
+
+class _Surviving:
+    """The files of a report as a sink whose failures end no training."""
+
+    def __init__(self, owner):
+        self._owner = owner
+
+    def begin(self, rows):
+        with self._owner._surviving():
+            self._owner.files.begin(rows)
+
+    def append(self, rows):
+        if not self._owner._failed:
+            with self._owner._surviving():
+                self._owner.files.append(rows)
+
+    def keep(self, name, value):
+        if not self._owner._failed:
+            with self._owner._surviving():
+                self._owner.files.keep(name, value)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 
 from keras_regtools import measures as catalogue
 from keras_regtools.callbacks.measure import Measure
@@ -107,11 +108,11 @@ class Sharpness(Measure):
                 f"Expected `{next(iter(keskar))}` only beside the name 'keskar'. "
                 f"Received: measures={measures!r}"
             )
-        self._begun = _DistanceFromTheBeginning()
+        self._distance = _DistanceFromTheBeginning()
         chosen = {}
         for name, measure in _chosen(measures).items():
             if measure is catalogue.weight_distance:
-                measure = self._begun
+                measure = self._distance
             elif isinstance(measures, (str, list, tuple)):
                 takes = inspect.signature(measure).parameters
                 settings = {"seed": seed, **(keskar if name == "keskar" else {})}
@@ -136,20 +137,32 @@ class Sharpness(Measure):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._begun.start = None
-        if self._begun in self.measures.values():
+        self._distance.start = None
+        if self._distance in self.measures.values():
             keras_model(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        # Not when the training begins: a backup is restored then.
-        if self._begun.start is None and self._begun in self.measures.values():
-            self._begun.start = self.model.get_weights()
+    def fit_begins(self, epoch):
+        super().fit_begins(epoch)
+        if self._distance not in self.measures.values():
+            return
+        start = self.records.earlier.get("sharpness_start") if epoch > 0 else None
+        shapes = [tuple(v.shape) for v in self.model.weights]
+        if start is None or [w.shape for w in start] != shapes:
+            if epoch > 0 and self.step() > 0:
+                warnings.warn(
+                    "The weights with which this run began are not known: 'weight_distance' is the "
+                    f"distance from those of the beginning of epoch {epoch + 1}. A `Report` that "
+                    "goes on in its directory keeps them.",
+                    stacklevel=2,
+                )
+            start = self.model.get_weights()
+        self._distance.start = start
+        self.records.keep("sharpness_start", start)
 
     def __deepcopy__(self, memo):
         new = super().__deepcopy__(memo)  # which shares the measures
         new.measures = {
-            name: new._begun if measure is self._begun else measure
+            name: new._distance if measure is self._distance else measure
             for name, measure in self.measures.items()
         }
         return new

@@ -1,6 +1,7 @@
 """Keep the weights that a fit goes through."""
 
 import math
+import warnings
 
 import numpy as np
 from keras import ops
@@ -43,23 +44,37 @@ class WeightTrajectory(RecordingCallback):
         super().__init__("trajectory")
         self.every = positive_integer("every", every)
         self.weights, self.epochs = [], []
-        self._begins, self._ended = True, 0
+        self._ended = 0
 
     def on_train_begin(self, logs=None):
         keras_model(self.model)
-        self._begins = True
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if not self._begins:
-            return
-        self._begins = False  # not before: a backup is restored when the training begins
+    def fit_begins(self, epoch):
         if epoch == 0 or self.epochs[-1:] != [epoch]:  # or this fit goes on where the last ended
             self.weights, self.epochs = [], []
-            self._keep(epoch)
+            self._begin_with(epoch)
+        self.records.keep("trajectory_start", self.weights[0])
 
-    def on_epoch_end(self, epoch, logs=None):
+    def _begin_with(self, epoch):
+        """The weights at the beginning of the run, which may have been in another process."""
+        start = self.records.earlier.get("trajectory_start") if epoch > 0 else None
+        shapes = [tuple(v.shape) for v in self.model.trainable_variables]
+        if start is not None and [w.shape for w in start] == shapes:
+            self.weights, self.epochs = [start], [0]
+            return
+        if epoch > 0 and self.step() > 0:
+            warnings.warn(
+                "The weights with which this run began are not known: `weights/distance` is the "
+                f"distance from those of the beginning of epoch {epoch + 1}. A `Report` that goes "
+                "on in its directory keeps them.",
+                stacklevel=2,
+            )
+        self._keep(epoch)
+
+    def training_over(self, epoch, logs):
         self._ended = epoch + 1
-        if len(self.epochs) == 1 or self._ended - self.epochs[-1] >= self.every:
+        last = self._ended == (self.params or {}).get("epochs")
+        if epoch % self.every == 0 or last:
             self._record()
 
     def on_train_end(self, logs=None):

@@ -73,18 +73,46 @@ def _path(file):
     return path
 
 
+def read_grid(path):
+    """The arrays of a file that `fill` wrote, as a dict.
+
+    Raises:
+        ValueError: a file of something else, or a broken one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+            json.loads(str(arrays["same"]))
+            shapes = {arrays["done"].shape}
+    except Exception as error:
+        raise ValueError(
+            "Expected a whole `.npz` file of a landscape. "
+            f"Received: {os.fspath(path)!r}, which gave: {error!r}"
+        ) from error
+    known = ("loss", "accuracy", "test_loss", "test_accuracy")
+    shapes |= {arrays[name].shape for name in known if name in arrays}
+    if len(shapes) > 1 or "loss" not in arrays:
+        raise ValueError(
+            "Expected a whole `.npz` file of a landscape. "
+            f"Received: {os.fspath(path)!r}, with arrays of the shapes {sorted(shapes)}"
+        )
+    return arrays
+
+
 def _take_over(path, same, values, done):
-    with np.load(path, allow_pickle=False) as file:
-        held = json.loads(str(file["same"])) if "same" in file.files else {}
-        other = [k for k in same if not _agree(held.get(k), same[k])]
-        if other:
-            raise ValueError(
-                "Expected `file` to be new, or to hold a part of the same grid. Received: "
-                f"{os.fspath(path)!r}, made with other {', '.join(other)}"
-            )
-        for name, array in values.items():
-            array[...] = file[name]
-        done[...] = file["done"]
+    file = read_grid(path)
+    held = json.loads(str(file["same"]))
+    other = [k for k in same if not _agree(held.get(k), same[k])]
+    if not other and any(file[n].shape != done.shape for n in (*values, "done") if n in file):
+        other = ["shape"]
+    if other or not set(values) <= set(file):
+        raise ValueError(
+            "Expected `file` to be new, or to hold a part of the same grid. Received: "
+            f"{os.fspath(path)!r}, made with other {', '.join(other or ['quantities'])}"
+        )
+    for name, array in values.items():
+        array[...] = file[name]
+    done[...] = file["done"]
 
 
 def _agree(a, b):

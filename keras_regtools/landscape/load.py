@@ -3,8 +3,7 @@
 import json
 import os
 
-import numpy as np
-
+from keras_regtools.landscape.files import read_grid
 from keras_regtools.landscape.line import LossLine
 from keras_regtools.landscape.plane import LossPlane
 from keras_regtools.measures.result import frozen
@@ -22,7 +21,7 @@ def load(path):
         A `LossLine` or a `LossPlane`; what was not computed yet is NaN.
 
     Raises:
-        ValueError: a file that holds neither.
+        ValueError: a file that holds neither, or a broken one.
 
     Example:
 
@@ -37,8 +36,7 @@ def load(path):
     >>> load(path).loss
     array([0., 1., 4.])
     """
-    with np.load(path, allow_pickle=False) as file:
-        held = {name: file[name] for name in file.files}
+    held = read_grid(path)
     kinds = {"line": LossLine, "plane": LossPlane}
     kind = kinds.get(str(held.pop("kind", "")))
     if kind is None:
@@ -46,6 +44,12 @@ def load(path):
             f"Expected a file of a line or a plane. Received: {os.fspath(path)!r} with the arrays "
             f"{sorted(held)}"
         )
-    settings = json.loads(str(held.pop("settings")))
-    held = {k: frozen(v) for k, v in held.items() if k not in ("same", "done")}
-    return kind(**held, **settings)
+    try:
+        settings = json.loads(str(held.pop("settings")))
+        held = {k: frozen(v) for k, v in held.items() if k not in ("same", "done")}
+        return kind(**held, **settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a file of a whole {kind.__name__}. "
+            f"Received: {os.fspath(path)!r}, which gave: {error!r}"
+        ) from error

@@ -71,6 +71,12 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         self.recorder = Recorder(wanted, each_step=False, name="recorder")
         self.supports_masking = True
 
+    def can_record(self, shape):
+        """Whether inputs of this shape have samples and a known number of channels."""
+        if shape is None:
+            return True
+        return len(shape) > 1 and shape[self.axis] is not None
+
     def build(self, input_shape):
         if len(input_shape) < 2:
             raise ValueError(

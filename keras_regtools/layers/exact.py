@@ -1,10 +1,12 @@
-"""Normalization written so that its second derivative is right on every backend.
+"""Layers written so that their second derivative is right on every backend.
 
 `tf.nn.moments`, which Keras uses, stops the gradient at the mean inside the variance. That does no
-harm to first derivatives and makes second ones wrong. Means of plain differences are right.
+harm to first derivatives and makes second ones wrong. Means of plain differences are right. The
+gradient of TensorFlow's resizing has no gradient of its own; products with matrices have one.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_regtools.layers.moments import reduction_axes
@@ -70,10 +72,37 @@ def _group_normalization(layer, original, inputs):
     return ops.cast(_scale_and_shift(layer, normalized, shape), layer.compute_dtype)
 
 
+def _resized(layer, original, inputs, *args, **kwargs):
+    """The product with two matrices: resizing is linear, in each of the two directions apart."""
+    if isinstance(layer, keras.layers.UpSampling2D):
+        factors, own = layer.size, {}
+    else:
+        factors, own = None, {"antialias": layer.antialias}
+        if layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio:
+            return original(inputs, *args, **kwargs)
+    axes = (2, 3) if layer.data_format == "channels_first" else (1, 2)
+    sizes = [inputs.shape[axis] for axis in axes] if len(inputs.shape) == 4 else [None]
+    is_float = "float" in keras.backend.standardize_dtype(inputs.dtype)
+    if None in sizes or layer.interpolation == "nearest" or not is_float:
+        return original(inputs, *args, **kwargs)
+    targets = (layer.height, layer.width) if factors is None else np.multiply(sizes, factors)
+    outputs = inputs
+    for axis, size, target in zip(axes, sizes, targets, strict=True):
+        columns = ops.reshape(ops.eye(size, dtype=inputs.dtype), (size, size, 1, 1))
+        matrix = ops.image.resize(
+            columns, (int(target), 1), layer.interpolation, data_format="channels_last", **own
+        )
+        moved = ops.tensordot(outputs, ops.reshape(matrix, (size, int(target))), [[axis], [0]])
+        outputs = ops.moveaxis(moved, -1, axis)
+    return outputs
+
+
 _EXACT = (
     (keras.layers.BatchNormalization, _batch_normalization),
     (keras.layers.LayerNormalization, _layer_normalization),
     (keras.layers.GroupNormalization, _group_normalization),
+    (keras.layers.UpSampling2D, _resized),
+    (keras.layers.Resizing, _resized),
 )
 
 

@@ -83,6 +83,43 @@ def counts(x, grid, counted=None):
     return ops.transpose(ops.reshape(found, [channels, BINS]))
 
 
+def percentiles(parts, low, high, shares):
+    """The percentiles of each channel, shares in %; NaN if nothing counted.
+
+    Args:
+        parts: List of `(grid, histogram)`, one for each replica.
+        low, high: Arrays, the extremes of the entries of each channel.
+        shares: Numbers between 0 and 100.
+
+    Returns:
+        Array with a row for each channel.
+    """
+    channels = range(len(low))
+    if len(parts) > 1:
+        found = [
+            Distribution([(g[0, c], g[1, c], h[:, c]) for g, h in parts], low[c], high[c])
+            for c in channels
+        ]
+        return np.array([d.percentiles(shares) for d in found], "float32")
+    ((grid, histogram),) = parts
+    edges = _edges(grid[0], grid[1][None], low, high)
+    below = np.concatenate([np.zeros_like(low)[None], np.cumsum(histogram, 0, "float64")])
+    found = np.full((len(low), len(shares)), np.nan, "float32")
+    known = (below[-1] > 0) & np.isfinite(low) & np.isfinite(high)
+    wanted = np.asarray(shares) / 100
+    for c in channels:
+        if known[c]:
+            found[c] = np.interp(wanted * below[-1, c], below[:, c], edges[:, c])
+    return found
+
+
+def _edges(centre, scale, low, high):
+    """The edges of the bins as rows, between the extremes of what was counted."""
+    edges = centre + np.sinh((np.arange(BINS + 1) - BINS / 2) * _WIDTH)[:, None] * scale
+    edges[0], edges[-1] = np.minimum(edges[0], low), np.maximum(edges[-1], high)
+    return np.clip(edges, low, high)
+
+
 class Distribution:
     """What is known of a set of entries from histograms of its parts: numpy, outside the graph.
 
@@ -97,9 +134,7 @@ class Distribution:
         ends = [self.low, self.high]
         for centre, scale, found in parts:
             if found.sum() > 0:
-                edges = centre + scale * np.sinh((np.arange(BINS + 1) - BINS / 2) * _WIDTH)
-                edges[0], edges[-1] = min(edges[0], self.low), max(edges[-1], self.high)
-                edges = np.clip(edges, self.low, self.high)
+                edges = _edges(centre, np.array([scale]), self.low, self.high)[:, 0]
                 below = np.concatenate([[0.0], np.cumsum(found, dtype="float64")])
                 # Where edges were clipped together the step counts whole.
                 self._parts.append((edges, below))

@@ -78,12 +78,13 @@ def shape_moments(x, axes, mean, variance, counted=None):
     return average(square * z, axes, counted), average(square * square, axes, counted)
 
 
-def pooled(a, b):
+def pooled(a, b, ops=ops):
     """The moments of two sets of entries together.
 
     Args:
         a, b: Dicts of `"count"`, `"mean"`, `"variance"` (biased), and, if wanted, `"skewness"` and
             `"kurtosis"` (the standardized third and fourth moments).
+        ops: `keras.ops`, or numpy under its names.
 
     Returns:
         A dict of the same; [Pébay, 2008](https://www.osti.gov/biblio/1028931), with standardized
@@ -98,7 +99,7 @@ def pooled(a, b):
     variance = sum(s * (part["variance"] + d * d) for part, s, d in parts)
     result = {"count": count, "mean": mean, "variance": variance}
     if "skewness" in a:
-        inverse, skewness, kurtosis = _inverse_root(variance), 0.0, 0.0
+        inverse, skewness, kurtosis = _inverse_root(variance, ops), 0.0, 0.0
         for part, s, d in parts:
             width, off = ops.sqrt(part["variance"]) * inverse, d * inverse
             third = part["skewness"] * width**3
@@ -114,6 +115,6 @@ def stands_still(mean, variance):
     return variance**0.5 <= _ROUNDING * abs(mean)
 
 
-def _inverse_root(variance):
+def _inverse_root(variance, ops=ops):
     positive = variance > 0
     return ops.where(positive, ops.rsqrt(ops.where(positive, variance, 1.0)), 0.0)

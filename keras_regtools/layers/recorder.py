@@ -1,5 +1,7 @@
 """The recorder inside a layer: statistics of training steps, kept in the graph as hidden state."""
 
+import weakref
+
 import keras
 import numpy as np
 from keras import ops
@@ -18,6 +20,7 @@ from keras_regtools.layers.moments import (
 from keras_regtools.layers.quantities import CONSTANT_VARIANCE
 from keras_regtools.layers.rows import (
     MOMENTS,
+    NUMPY,
     SAMPLED_ROWS,
     STEP_ROWS,
     WAITING_ROWS,
@@ -30,7 +33,7 @@ from keras_regtools.layers.rows import (
     waiting_rows,
 )
 from keras_regtools.layers.signal import Signal
-from keras_regtools.state import State
+from keras_regtools.state import State, functional_scope
 
 _LONGEST = 16  # the most steps that wait
 
@@ -49,6 +52,7 @@ class Recorder(State):
     def __init__(self, wanted, each_step, epsilon=0.0, **kwargs):
         super().__init__(**kwargs)
         self.wanted, self.each_step, self.epsilon = wanted, each_step, epsilon
+        self._calls = weakref.WeakKeyDictionary()  # the steps in which it was called, while traced
 
     def build(self, channels):
         if self.wanted.channels is not None:
@@ -103,8 +107,12 @@ class Recorder(State):
         """
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
+        first = self._begins_step()
         clock = ops.convert_to_tensor(self.clock) * 1
-        self.clock.assign(clock + 1)
+        if first:
+            self.clock.assign(clock + 1)
+        else:  # once more in the step that is counted already
+            clock = clock - 1
         slot = ops.mod(clock[1], self.cycle if self.each_step else self.wanted.every)
         due = ops.equal(slot, 0)
         sampled = [self.samples] + ([self.grid, self.histogram] if self._has_histogram else [])
@@ -138,6 +146,12 @@ class Recorder(State):
             behind = signal(mean, variance) if callable(signal) else signal
             return self._sample(x, axis, axes, mask, behind, *own)
 
+        if not first:  # a second use of the layer: of the same step, and not to wait
+            own = of_steps(rows[None], clock[0], self.epsilon)
+            self.totals.assign(merged_steps(self.totals * 1, own))
+            due = ops.equal(ops.mod(clock[1], self.wanted.every), 0)
+            backend.when(due, add_sample, sampled, self.clock)
+            return
         if self.cycle == self.wanted.every:
             both = [self.totals, *sampled]
             backend.when(due, lambda: add_steps() + add_sample(), both, self.clock)
@@ -146,6 +160,25 @@ class Recorder(State):
             due = ops.equal(ops.mod(clock[1], self.wanted.every), 0)
             backend.when(due, add_sample, sampled, self.clock)
         backend.put(self.waiting, slot, rows, self.clock)
+
+    def _begins_step(self):
+        """Whether this is the layer's first call in a training step, as far as a call can tell.
+
+        One functional call of a model is a step, one traced function of TensorFlow is, and, where
+        there is neither, one call of the outermost layer.
+        """
+        key, replica = functional_scope(), None
+        if key is None:
+            key, replica = backend.traced_function()
+        if key is None:
+            key = self._get_call_context()
+            if key.entry_layer is self:  # a `call` outside of any layer
+                self._maybe_reset_call_context()
+                return True
+        seen = self._calls.setdefault(key, set())
+        begins = replica not in seen
+        seen.add(replica)
+        return begins
 
     def _sample(self, x, axis, axes, mask, signal, mean, variance):
         """What a sampled step makes of `samples`, and of `grid` and `histogram`, as a list."""
@@ -220,12 +253,13 @@ class Recorder(State):
         for _, own, sampled, _, _, *waiting in copies:
             if waiting:
                 number = (clock[1] - 1) % self.cycle + 1
-                rows = ops.convert_to_tensor(waiting[0][:number])
-                rows = of_steps(rows, clock[0] - number, self.epsilon)
-                own = merged_steps(own, rows)
-            totals = own if totals is None else merged_steps(totals, own)
-            samples = sampled if samples is None else merged_samples(samples, sampled)
-        totals, samples = (np.array(ops.convert_to_numpy(t)) for t in (totals, samples))
+                with np.errstate(all="ignore"):  # NaN and infinity are what may be found
+                    rows = of_steps(waiting[0][:number], clock[0] - number, self.epsilon, NUMPY)
+                    own = merged_steps(own, rows, NUMPY)
+            with np.errstate(all="ignore"):
+                totals = own if totals is None else merged_steps(totals, own, NUMPY)
+                new = sampled if samples is None else merged_samples(samples, sampled, NUMPY)
+            samples = new
         rows = dict(zip(SAMPLED_ROWS, samples, strict=True))
         for name, row in zip(STEP_ROWS, totals, strict=True):
             rows[f"step_{name}" if name in MOMENTS else name] = row

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_regtools.layers.histogram import Distribution
+from keras_regtools.layers.histogram import Distribution, percentiles
 from keras_regtools.layers.moments import stands_still
 from keras_regtools.layers.quantities import EACH_STEP, percentile_name
 
@@ -12,9 +12,13 @@ class Recording:
     """Reading and forgetting what a layer's `recorder` holds."""
 
     _last = None  # of the last reading that was reset
+    _reading = None  # that reading, whole
 
     def statistics(self):
         """The statistics of the layer's input over the training steps since the last reset.
+
+        After a monitor has read them at the end of an epoch they are those of its reading, until
+        another step is made.
 
         Over all entries of a channel (samples and positions; masked ones do not count), pooled over
         the steps exactly, whatever the sizes of the batches and on however many replicas:
@@ -57,20 +61,23 @@ class Recording:
         """
         recorder = self.recorder
         found = recorder.read() if recorder.built else None
+        if found is None and self._reading is not None:
+            return {k: v if isinstance(v, int) else v.copy() for k, v in self._reading.items()}
         if found is None:
             raise ValueError(
-                "Expected at least one training step since the statistics were last reset. "
-                f"Received: none, in the layer {self.name!r}"
+                f"Expected at least one training step. Received: none, in the layer {self.name!r}"
             )
-        rows, parts = found
-        wanted = recorder.wanted
+        return self._statistics(*found)
+
+    def _statistics(self, rows, parts, sampled=None):
+        wanted = self.recorder.wanted
         steps = np.where(rows["steps"] > 0, rows["steps"], np.nan)  # of nothing, nothing is known
         values = {name: rows[name] / steps for name in EACH_STEP if name in rows}
         known = np.where(rows["step_count"] > 0, np.float32(1), np.nan)
         values |= {"mean": rows["step_mean"] * known, "variance": rows["step_variance"] * known}
         if not self.has_reference:
             del values["mean_distance"], values["std_distance"]
-        values |= self._sampled(rows, parts)
+        values |= self._sampled(rows, parts) if sampled is None else sampled
         values |= self._drift(values)
         for name in ("gamma", "beta") if self.has_reference else ():
             variable = getattr(self, name, None)
@@ -110,9 +117,8 @@ class Recording:
         values = {
             n: np.where(rows["count"] > 0, v, np.nan).astype("float32") for n, v in values.items()
         }
-        distributions = self._distributions(rows, parts)
-        if distributions:
-            found = np.array([d.percentiles(wanted.percentiles) for d in distributions], "float32")
+        if len(parts[0][1]):
+            found = percentiles(parts, -rows["low"], rows["high"], wanted.percentiles)
             found[~np.isfinite(rows["mean"])] = np.nan
             values |= {percentile_name(p): found[:, i] for i, p in enumerate(wanted.percentiles)}
         return values
@@ -151,6 +157,18 @@ class Recording:
         return drift
 
     @property
+    def compared_with(self):
+        """What the next reading is compared with, a dict of arrays, or `None`."""
+        if self._last is None or not self.recorder.wanted.any_of("mean_drift", "percentile_drift"):
+            return None
+        kept = ("mean", "variance")
+        return {n: v for n, v in self._last.items() if n in kept or n.startswith("percentile_")}
+
+    @compared_with.setter
+    def compared_with(self, reading):
+        self._last = {name: np.asarray(values, "float32") for name, values in reading.items()}
+
+    @property
     def torch_params(self):
         """On PyTorch, the plain layer's parameters: the recorder keeps its own."""
         params = super().torch_params
@@ -161,14 +179,33 @@ class Recording:
 
     def reset_statistics(self):
         """Forget what was recorded and begin anew; the next reading is compared with this one."""
-        if not self.recorder.built:
-            return
+        if self.recorder.built:
+            self._read_out()
+            self.recorder.reset()
+        self._reading = None
+
+    def take_reading(self):
+        """`statistics()` and a new beginning in one, as at the end of an epoch.
+
+        Returns:
+            `(statistics, distributions)`, the latter as a function without arguments; `None` if
+            there was no training step.
+        """
+        found = self._read_out() if self.recorder.built else None
+        if found is None:
+            return None
+        self.recorder.reset()
+        return dict(self._reading), lambda: self._distributions(*found)
+
+    def _read_out(self):
+        """Keep the present reading as the last one."""
         found = self.recorder.read()
         if found is not None:
             rows, parts = found
-            last = {"mean": rows["step_mean"], "variance": rows["step_variance"]}
-            self._last = last | self._sampled(rows, parts)
-        self.recorder.reset()
+            sampled = self._sampled(rows, parts)
+            self._reading = self._statistics(rows, parts, sampled)
+            self._last = {"mean": rows["step_mean"], "variance": rows["step_variance"], **sampled}
+        return found
 
 
 def _in_units(gap, last):

@@ -53,7 +53,7 @@ def waiting_rows(x, axes, mask, mean, variance, reference):
     return ops.stack([ops.cast(row, "float32") for row in rows])
 
 
-def of_steps(waiting, step, epsilon):
+def of_steps(waiting, step, epsilon, ops=ops):
     """Rows of several steps together.
 
     Args:
@@ -61,6 +61,7 @@ def of_steps(waiting, step, epsilon):
             is masked or a replica got no samples, there was no step.
         step: Number of the first of them.
         epsilon: That of the batch normalization, 0 elsewhere.
+        ops: `keras.ops`, or `NUMPY` for arrays outside of a step.
     """
     made = waiting[:, :1] > 0
     count, mean, variance, moving_mean, moving_variance = (
@@ -102,24 +103,24 @@ def sampled_rows(new):
     return ops.where(ops.logical_or(new["count"] > 0, extreme), rows, 0.0)
 
 
-def merged_steps(a, b):
-    a, b = _by_name(STEP_ROWS, a), _by_name(STEP_ROWS, b)
+def merged_steps(a, b, ops=ops):
+    a, b = _by_name(STEP_ROWS, a, ops), _by_name(STEP_ROWS, b, ops)
     merged = {name: a[name] + b[name] for name in _ADDED}
     one, other = a["first_nan"], b["first_nan"]
     both = ops.minimum(one, other)
     merged["first_nan"] = ops.where(both > 0, both, ops.maximum(one, other))
-    merged |= pooled(*_of_moments(a, b, 3))
+    merged |= pooled(*_of_moments(a, b, 3), ops)
     return ops.stack([merged[name] for name in STEP_ROWS])
 
 
-def merged_samples(a, b):
-    a, b = _by_name(SAMPLED_ROWS, a), _by_name(SAMPLED_ROWS, b)
+def merged_samples(a, b, ops=ops):
+    a, b = _by_name(SAMPLED_ROWS, a, ops), _by_name(SAMPLED_ROWS, b, ops)
     merged = {name: a[name] + b[name] for name in _ADDED_SAMPLES}
     # Until something counted, the zeros that a reset leaves behind do not.
     merged |= {
         name: ops.where(a["count"] > 0, ops.maximum(a[name], b[name]), b[name]) for name in _LARGEST
     }
-    merged |= pooled(*_of_moments(a, b, 5))
+    merged |= pooled(*_of_moments(a, b, 5), ops)
     return ops.stack([merged[name] for name in SAMPLED_ROWS])
 
 
@@ -127,5 +128,26 @@ def _of_moments(a, b, number):
     return [{name: part[name] for name in MOMENTS[:number]} for part in (a, b)]
 
 
-def _by_name(names, rows):
+def _by_name(names, rows, ops):
     return dict(zip(names, ops.unstack(ops.convert_to_tensor(rows), len(names)), strict=True))
+
+
+class _Numpy:
+    """Numpy under the names of `keras.ops`: many small operations cost more on a backend."""
+
+    convert_to_tensor = staticmethod(np.asarray)
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def cast(self, x, dtype):
+        return np.asarray(x, dtype)
+
+    def unstack(self, x, number):
+        return list(x)
+
+    def rsqrt(self, x):
+        return 1 / np.sqrt(x)
+
+
+NUMPY = _Numpy()

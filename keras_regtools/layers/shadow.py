@@ -29,6 +29,15 @@ def shadowed(calls):
                 object.__setattr__(layer, "call", call)
 
 
+def names_of(layers):
+    """The names of layers, numbered where inner models use one twice: a name is no identity."""
+    names, met = [], {}
+    for layer in layers:
+        met[layer.name] = number = met.get(layer.name, 0) + 1
+        names.append(layer.name if number == 1 else f"{layer.name}_{number}")
+    return names
+
+
 def call_model(model, params, state, x, training, **kwargs):
     """`model.stateless_call`, with `training` only for a `call` that takes it, as `fit` does."""
     if "training" in inspect.signature(type(model).call).parameters:

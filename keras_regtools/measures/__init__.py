@@ -23,6 +23,7 @@ from keras_regtools.measures.perturbed import (
     average_sharpness,
     worst_sharpness,
 )
+from keras_regtools.measures.recalibrated import RecalibratedLoss, recalibrated_loss
 from keras_regtools.measures.relative_flatness import RelativeFlatness, relative_flatness
 from keras_regtools.measures.result import Result
 from keras_regtools.measures.sam import SAMSharpness, asam_sharpness, sam_sharpness
@@ -46,6 +47,7 @@ __all__ = [
     "InternalCovariateShift",
     "KeskarSharpness",
     "PACBayesSharpness",
+    "RecalibratedLoss",
     "RelativeFlatness",
     "Result",
     "SAMSharpness",
@@ -67,6 +69,7 @@ __all__ = [
     "internal_covariate_shift",
     "keskar_sharpness",
     "pac_bayes_sharpness",
+    "recalibrated_loss",
     "relative_flatness",
     "sam_sharpness",
     "weight_distance",

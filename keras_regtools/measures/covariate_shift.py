@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.layers.shadow import names_of
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.validation import positive
@@ -96,7 +97,7 @@ def internal_covariate_shift(surface, learning_rate):
             params[i] = params[i] - rate * gradient[i]
     return InternalCovariateShift(
         value=float(np.mean(distances[1:])) if len(distances) > 1 else math.nan,
-        layers=tuple(layer.name for layer, _ in layers),
+        layers=tuple(names_of([layer for layer, _ in layers])),
         distances=frozen(distances),
         cosines=frozen(cosines),
         gradient_norms=frozen(lengths),

@@ -17,6 +17,8 @@ class HessianDensity(CurvatureResult):
     Attributes:
         nodes: Array `(draws, steps)`, eigenvalues that a draw found.
         weights: Array `(draws, steps)`, positive, with a sum of 1 in each row.
+        residuals: Array `(draws, steps)`, the standard deviation of the eigenvalues that each node
+            stands for (‖H x − θ x‖ of its Ritz vector); `None` for nodes that are eigenvalues.
         size: Number of weights, which is the number of eigenvalues.
         matrix, seed: As given.
         products: Hessian products that were made.
@@ -26,6 +28,7 @@ class HessianDensity(CurvatureResult):
     nodes: np.ndarray
     weights: np.ndarray
     size: int
+    residuals: np.ndarray | None = None
 
     def mean(self, function):
         """The mean of a function over the eigenvalues, and its standard error over the draws.
@@ -60,20 +63,65 @@ class HessianDensity(CurvatureResult):
         return float(np.max(self.nodes))
 
     def scalars(self):
-        """The ends of the spectrum, the trace, the share of negative eigenvalues; with errors."""
+        """The ends of the spectrum, the trace, the share of negative eigenvalues; with errors.
+
+        The error of `negative_share` holds `unresolved_share`, the share of eigenvalues whose sign
+        the nodes do not tell: one node near zero may stand for nearly all of them.
+        """
         mean, error = self.mean(lambda nodes: nodes)
-        # Below the rounding of the products a sign says nothing.
-        zero = 1e-6 * float(np.max(np.abs(self.nodes)))
-        negative, uncertain = self.mean(lambda nodes: (nodes < -zero).astype(float))
+        negative, uncertain = self.mean(lambda nodes: (nodes < -self._zero).astype(float))
+        unresolved = self.unresolved_share
         return {
             "value": self.value,
             "smallest": float(np.min(self.nodes)),
             "trace": self.size * mean,
             "trace_stderr": self.size * error,
             "negative_share": negative,
-            "negative_share_stderr": uncertain,
+            "negative_share_stderr": float(np.hypot(uncertain, unresolved)),
+            "unresolved_share": unresolved,
             **super().scalars(),
         }
+
+    @property
+    def _zero(self):
+        """Below the rounding of the products a sign says nothing."""
+        return 1e-6 * float(np.max(np.abs(self.nodes)))
+
+    @property
+    def unresolved_share(self):
+        """The largest share of eigenvalues whose sign may be another than that of their node.
+
+        A node θ whose eigenvalues have the standard deviation r: at most r² / (r² + θ²) of them lie
+        beyond zero (Cantelli's inequality).
+        """
+        if self.residuals is None:
+            return 0.0
+        wide = np.where(self.residuals > self._zero, self.residuals, 0.0) ** 2
+        total = wide + self.nodes**2
+        beyond = np.divide(wide, total, out=np.zeros_like(total), where=total > 0)
+        return float(np.mean(np.sum(self.weights * beyond, axis=1)))
+
+    @property
+    def below_zero(self):
+        """The share of negative eigenvalues in words, with its error."""
+        numbers = self.scalars()
+        share, error = numbers["negative_share"], numbers["negative_share_stderr"]
+        if self.unresolved_share > _RESOLVED:
+            return f"share below zero not resolved ({100 * self.unresolved_share:.0f} % near zero)"
+        doubt = f" ± {100 * error:.1f}" if error >= 5e-4 else ""
+        return f"{100 * share:.1f}{doubt} % below zero"
+
+    def __repr__(self):
+        numbers = self.scalars()
+        trace = f"{numbers['trace']:.4g} ± {numbers['trace_stderr']:.2g}"
+        return (
+            f"HessianDensity(from {numbers['smallest']:.4g} to {self.value:.4g}, trace {trace}, "
+            f"{self.below_zero}; matrix={self.matrix!r}, size={self.size}, "
+            f"draws={len(self.nodes)}, steps={self.nodes.shape[1]}, seed={self.seed})"
+        )
+
+
+_RESOLVED = 0.05  # more than that near zero, and the share below it is not told
 
 
 def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, verbose=0):
@@ -114,7 +162,7 @@ def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, ve
     steps, draws = positive_integer("steps", steps), positive_integer("draws", draws)
     curvature = Curvature(surface, matrix, verbose)
     curvature.expect(draws * min(steps, curvature.size))
-    nodes, weights = spectrum.density(
+    nodes, weights, residuals = spectrum.density(
         curvature,
         curvature.size,
         curvature.dtype,
@@ -126,6 +174,7 @@ def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, ve
     return HessianDensity(
         nodes=frozen(nodes),
         weights=frozen(weights),
+        residuals=frozen(residuals),
         size=curvature.size,
         seed=seed,
         **curvature.done(),

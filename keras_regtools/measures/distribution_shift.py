@@ -54,7 +54,7 @@ def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
     shifted data where the drift is above the threshold, or where their spread, √(Σ σ'² / Σ σ²), has
     changed by more than a factor of 2; both limits are our choice. In a network with batch
     normalization, `recalibrate` on the new data takes out what the shift made of means and
-    variances. Masked positions count as others do.
+    variances. Masked positions do not count.
 
     Args:
         model: A built `keras.Model`; it is not written to.

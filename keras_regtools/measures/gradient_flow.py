@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.layers.shadow import names_of
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.measures.unit_states import unit_states
@@ -97,9 +98,10 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     params, factor = loss_surface(surface).params, positive("factor", factor)
     rate = _rate(surface.model, learning_rate)
     layers = weights_by_layer(surface)
+    names = names_of([layer for layer, _ in layers])
     kernels = {
-        layer.name: i
-        for layer, places in layers
+        name: i
+        for name, (_, places) in zip(names, layers, strict=True)
         for i in reversed(places)
         if len(params[i].shape) > 1
     }
@@ -119,12 +121,12 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(weights > 0, norms / weights, np.nan)
     states = unit_states(surface, params)
-    shares = np.array([states.get(layer.name, (math.nan, math.nan)) for layer, _ in layers])
+    shares = np.array([states.get(id(layer), (math.nan, math.nan)) for layer, _ in layers])
     return GradientFlow(
         value=first / last if last > 0 else math.nan,
         verdict=verdict,
         begins_at=begins_at,
-        layers=tuple(layer.name for layer, _ in layers),
+        layers=tuple(names),
         gradient_norms=frozen(norms),
         weight_norms=frozen(weights),
         ratios=frozen(ratios),

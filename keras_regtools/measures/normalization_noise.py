@@ -7,6 +7,7 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_regtools.layers.shadow import names_of
 from keras_regtools.measures.result import Result, frozen, loss_surface, origin
 from keras_regtools.surgery import MovingStatistics
 from keras_regtools.validation import integer_from
@@ -110,7 +111,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
         )
     everywhere = _by_layer(statistics, whole)
     drawn = [_by_layer(statistics, whole.subsample(size, seed + i)) for i in range(draws)]
-    names, variances, without, rates = [], [], [], []
+    found, variances, without, rates = [], [], [], []
     for place, layer in enumerate(statistics.layers):
         if place not in everywhere:  # a layer that was not called
             continue
@@ -125,7 +126,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
         )
         of_noise = np.mean(gamma**2 * variances[-1])
         of_output = np.mean(gamma**2 * variance / (variance + layer.epsilon) + beta**2)
-        names.append(layer.name)
+        found.append(layer)
         rates.append(of_noise / (of_noise + of_output) if of_noise > 0 else 0.0)
     spreads = np.sqrt([v.mean() for v in variances])
     value = _root_mean_square(spreads)
@@ -136,7 +137,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
         value=value,
         stderr=error,
         dropout_rate=float(np.mean(rates)),
-        layers=tuple(names),
+        layers=tuple(names_of(found)),
         spreads=frozen(spreads),
         dropout_rates=frozen(rates),
         batch_size=size,

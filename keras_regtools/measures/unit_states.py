@@ -29,7 +29,7 @@ def unit_states(surface, params):
         params: The weights.
 
     Returns:
-        Dict from the names of dense and convolutional layers to `(dead, saturated)`, each NaN where
+        Dict from the ids of dense and convolutional layers to `(dead, saturated)`, each NaN where
         the activation behind the layer is of another kind: dead are channels behind a ReLU that
         are zero for all samples and positions, saturated are entries beyond 95 % of the range of a
         bounded one.
@@ -40,21 +40,22 @@ def unit_states(surface, params):
     if surface.batch not in _compiled:
         _compiled[surface.batch] = backend.jit(_watching(surface.batch, found))
     run = _compiled[surface.batch]
-    fixed, state = surface.batch.state()
-    highest, outside, total = {}, {}, 0
-    for x, _, _, count in surface.data.tensors():
-        for place, (high, share) in run(params, fixed, state, x).items():
+    fixed, state = surface.batch.state(surface.read)
+    highest, totals = {}, {}
+    for x, *_ in surface.data.tensors():
+        for place, (high, *numbers) in run(params, fixed, state, x).items():
             high = np.array(ops.convert_to_numpy(high))
             highest[place] = np.maximum(highest.get(place, -np.inf), high)
-            outside[place] = outside.get(place, 0.0) + count * float(ops.convert_to_numpy(share))
-        total += count
+            numbers = [float(ops.convert_to_numpy(n)) for n in numbers]
+            totals[place] = np.add(totals.get(place, 0.0), numbers)
     states = {}
     for place, (owner, _, name) in enumerate(found):
         if str(place) in highest:
             rectifies = name in ("relu", "relu6")
             dead = float(np.mean(highest[str(place)] <= 0)) if rectifies else math.nan
             bounded = saturation_of(after=name) is not None
-            states[owner] = (dead, outside[str(place)] / total if bounded else math.nan)
+            outside, total = totals[str(place)]
+            states[id(owner)] = (dead, outside / total if bounded else math.nan)
     return states
 
 
@@ -67,7 +68,7 @@ def _activations(model):
         graph = None
     for layer in all_layers(model):
         if group(layer) is not None:
-            owner = layer.name
+            owner = layer
         elif graph is not None and layer in model.layers:
             owner = _owner(layer, graph) or owner
         fused = fused_activation(layer)
@@ -82,7 +83,7 @@ def _owner(layer, graph):
     """The layer with a kernel that feeds a layer, through others that do not branch."""
     while layer is not None and group(layer) is None:
         layer = graph.before(layer)
-    return None if layer is None else layer.name
+    return layer
 
 
 def _watching(batch, found):
@@ -98,13 +99,16 @@ def _watching(batch, found):
                 axes = reduction_axes(len(outputs.shape), axis)
                 high = ops.cast(reduced(ops.max, outputs, axes), "float32")
                 limits = saturation_of(after=name)
-                share = ops.zeros(())
+                outside, total = ops.zeros(()), ops.ones(())
                 if limits is not None:
                     beyond = ops.logical_or(outputs < limits[0], outputs > limits[1])
-                    share = ops.mean(ops.cast(beyond, "float32"))
+                    outside = ops.sum(ops.cast(beyond, "float32"))
+                    total = ops.sum(ops.ones_like(beyond, "float32"))
                 if str(place) in seen:  # a layer used twice
-                    high = ops.maximum(high, seen[str(place)][0])
-                seen[str(place)] = (high, share)
+                    before = seen[str(place)]
+                    high = ops.maximum(high, before[0])
+                    outside, total = outside + before[1], total + before[2]
+                seen[str(place)] = (high, outside, total)
                 return outputs
 
             return layer, watching

@@ -1,9 +1,14 @@
 """Pictures: records or a result in, an Axes out. matplotlib comes with the first one."""
 
 from keras_regtools.plots.curvature import density
-from keras_regtools.plots.curves import accuracy, learning_rate, loss, sharpness
+from keras_regtools.plots.curves import accuracy, learning_rate, loss, quantities, sharpness
 from keras_regtools.plots.landscape import contour, line, surface
-from keras_regtools.plots.layers import activation_ranges, activation_scales, moving_distances
+from keras_regtools.plots.layers import (
+    activation_ranges,
+    activation_scales,
+    gradient_norms,
+    moving_distances,
+)
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 
@@ -13,11 +18,13 @@ __all__ = [
     "activation_scales",
     "contour",
     "density",
+    "gradient_norms",
     "learning_rate",
     "line",
     "loss",
     "moving_distances",
     "penalties",
+    "quantities",
     "search",
     "sharpness",
     "surface",

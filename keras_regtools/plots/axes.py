@@ -48,6 +48,16 @@ def legend(ax, title=None):
         ax.legend(fontsize=8, title=title, title_fontsize=8)
 
 
+def depth_bar(ax, layers):
+    """A bar of the colours of many layers, with the names of the first and the last."""
+    import matplotlib
+
+    colours = matplotlib.colors.ListedColormap(by_depth(256))
+    bar = ax.figure.colorbar(matplotlib.cm.ScalarMappable(cmap=colours), ax=ax)
+    bar.set_ticks([0, 1], labels=[f"input\n{layers[0]}", f"output\n{layers[-1]}"], fontsize=6)
+    bar.set_label(f"{len(layers)} layers", fontsize=7)
+
+
 def note(ax, text):
     """A sentence where a picture would have nothing to show."""
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, wrap=True)

@@ -45,7 +45,7 @@ def density(result, ax=None):
         0.96,
         f"{result.size:,} eigenvalues\n"
         f"from {numbers['smallest']:.3g} to {numbers['value']:.3g}\n"
-        f"{100 * numbers['negative_share']:.1f} % below zero\n"
+        f"{result.below_zero}\n"
         f"trace {_with_error(numbers['trace'], numbers['trace_stderr'])}",
         ha="right",
         va="top",

@@ -19,6 +19,7 @@ def loss(records, ax=None):
     over_epochs(ax)
     curve(ax, records, "loss", label="training")
     curve(ax, records, "val_loss", label="validation")
+    _recalibrated(ax, records, "recalibrated")
     log_if_wide(ax, records.series("loss")[1] + records.series("val_loss")[1])
     ax.set(title="Loss", ylabel="loss (with penalties)")
     legend(ax)
@@ -36,14 +37,48 @@ def accuracy(records, ax=None):
         The axes.
     """
     ax = on(ax)
-    names = [name for name in records.names() if name.endswith(("accuracy", "acc"))]
+    names = [n for n in records.names() if n.endswith(("accuracy", "acc")) and "/" not in n]
     if not names:
         return note(ax, "No accuracy was measured: compile the model with metrics=['accuracy'].")
     for name in names:
         part = "validation" if name.startswith("val_") else "training"
         plain = name.removeprefix("val_")
         curve(ax, records, name, label=part if len(names) <= 2 else f"{part} {plain}")
+    _recalibrated(ax, records, "recalibrated/accuracy")
     over_epochs(ax).set(title="Accuracy", ylabel="share of right answers")
+    legend(ax)
+    return ax
+
+
+def _recalibrated(ax, records, name):
+    style = {"linestyle": "--", "marker": "s", "color": "tab:green"}
+    curve(ax, records, name, label="validation, recalibrated", **style)
+
+
+def quantities(records, prefix, ax=None):
+    """Every quantity named `prefix/<name>`, or `prefix` itself, over the epochs.
+
+    Args:
+        records: `Records` of a run.
+        prefix: The part of the names before the slash.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    names = [n for n in records.names() if n == prefix or n.rpartition("/")[0] == prefix]
+    values = []
+    for name in names:
+        series = records.series(name)[1]
+        if series and not isinstance(series[0], list):
+            curve(ax, records, name, label=name.removeprefix(f"{prefix}/"))
+            values += series
+    if not values:
+        return note(ax, f"Nothing named {prefix} was recorded.")
+    over_epochs(ax)
+    log_if_wide(ax, values)
+    ax.set(title=prefix, ylabel="value")
     legend(ax)
     return ax
 

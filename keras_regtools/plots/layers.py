@@ -2,15 +2,24 @@
 
 import numpy as np
 
-from keras_regtools.plots.axes import by_depth, curve, legend, log_if_wide, note, on, over_epochs
+from keras_regtools.plots.axes import (
+    by_depth,
+    curve,
+    depth_bar,
+    legend,
+    log_if_wide,
+    note,
+    on,
+    over_epochs,
+)
 
 _NOTHING = "No layer was instrumented: train keras_regtools.instrument(model)."
 
 
-def recorded_layers(records, quantity="std"):
+def recorded_layers(records, quantity="std", kind="activations"):
     """The names of the layers of which a quantity was recorded, from input to output."""
     names = [name.split("/") for name in records.names()]
-    return [n[1] for n in names if len(n) == 3 and n[0] == "activations" and n[2] == quantity]
+    return [n[1] for n in names if len(n) == 3 and n[0] == kind and n[2] == quantity]
 
 
 def activation_ranges(records, ax=None):
@@ -37,7 +46,7 @@ def activation_ranges(records, ax=None):
     ax.errorbar(
         last["mean"], rows, xerr=last["std"], fmt="o", capsize=3, label="mean ± standard deviation"
     )
-    ax.set_yticks(rows, layers, fontsize=7)
+    ax.set_yticks(rows, layers, fontsize=7 if len(rows) <= _NAMED else 5)
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
     ax.set(title="What each layer received, last epoch", xlabel="activation", ylabel="layer")
@@ -72,19 +81,47 @@ def moving_distances(records, ax=None):
     return _per_layer(records, ax, "mean_distance", title, "distance\n[moving standard deviations]")
 
 
+def gradient_norms(records, ax=None):
+    """The norm of each layer's gradient before clipping, over the epochs.
+
+    Args:
+        records: `Records` of a run with `callbacks.GradientMonitor`.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    layers = recorded_layers(records, "gradient_norm", "gradients")
+    if not layers:
+        return note(ax, "No gradients were recorded: add callbacks.GradientMonitor().")
+    title = "Gradient of each layer"
+    return _curves(records, ax, "gradients", layers, "gradient_norm", title, "norm of the gradient")
+
+
 def _per_layer(records, ax, quantity, title, label):
     ax = on(ax)
     layers = recorded_layers(records, quantity)
     if not layers:
         missing = "No batch normalization was instrumented." if quantity != "std" else _NOTHING
         return note(ax, missing)
-    values = []
+    return _curves(records, ax, "activations", layers, quantity, title, label)
+
+
+def _curves(records, ax, kind, layers, quantity, title, label):
+    values, few = [], len(layers) <= _NAMED
     for layer, colour in zip(layers, by_depth(len(layers)), strict=True):
-        name = f"activations/{layer}/{quantity}"
-        curve(ax, records, name, label=layer, color=colour)
+        name = f"{kind}/{layer}/{quantity}"
+        curve(ax, records, name, label=layer if few else None, color=colour, linewidth=1 + few)
         values += records.series(name)[1]
     over_epochs(ax)
     log_if_wide(ax, values)
     ax.set(title=title, ylabel=label)
-    legend(ax, "from input to output")
+    if few:
+        legend(ax, "from input to output")
+    else:
+        depth_bar(ax, layers)
     return ax
+
+
+_NAMED = 12  # more layers than that get a bar of colours in place of names

@@ -2,82 +2,21 @@
 
 import base64
 import html
-import io
 import math
 import pathlib
+import re
 
-from keras_regtools import plots
-from keras_regtools.plots.layers import recorded_layers
+from keras_regtools.records import write_whole
+from keras_regtools.report.findings import findings
+from keras_regtools.report.pictures import pictures
 from keras_regtools.report.run import RunFiles
-
-# File, picture, how to read it, and whether the records have something to show.
-_PICTURES = (
-    (
-        "loss",
-        plots.loss,
-        "Both curves should fall. Where validation rises while training falls, the network learns "
-        "its training data by heart.",
-        lambda records: "loss" in records.names(),
-    ),
-    (
-        "accuracy",
-        plots.accuracy,
-        "Both curves should rise. The gap between them is what generalization costs.",
-        lambda records: any(name.endswith(("accuracy", "acc")) for name in records.names()),
-    ),
-    (
-        "learning_rate",
-        plots.learning_rate,
-        "The size of the steps. A ramp at the beginning is the warm-up to the scaled rate; steps "
-        "down are decay.",
-        lambda records: "learning_rate" in records.names(),
-    ),
-    (
-        "activation_ranges",
-        plots.activation_ranges,
-        "Each row is what came into one layer, from the input at the top to the output at the "
-        "bottom. Rows of similar width are healthy; a spread that shrinks or grows from row to row "
-        "means that signals vanish or explode.",
-        recorded_layers,
-    ),
-    (
-        "activation_scales",
-        plots.activation_scales,
-        "One curve per layer. Level curves close together are healthy; a curve that runs away from "
-        "the others shows the layer where trouble begins.",
-        recorded_layers,
-    ),
-    (
-        "moving_distances",
-        plots.moving_distances,
-        "Batch normalization trains with the batch's mean and predicts with the moving one. Well "
-        "below 1 the two agree; a large distance means that validation sees another network than "
-        "training does.",
-        lambda records: recorded_layers(records, "mean_distance"),
-    ),
-    (
-        "penalties",
-        plots.penalties,
-        "The black curve is the loss on the data alone. A penalty far below it hardly acts; one "
-        "above it rules the training.",
-        lambda records: any(name.startswith("penalty/") for name in records.names()),
-    ),
-    (
-        "sharpness",
-        plots.sharpness,
-        "How far the loss can rise when every weight moves a little, by a thousandth by default: "
-        "low is flat, high is sharp. Compare it only between runs with the same network, data and "
-        "settings; it does not predict generalization reliably.",
-        lambda records: any(name.startswith("sharpness/") for name in records.names()),
-    ),
-)
 
 
 class Page:
     """A written report; it shows itself as the last line of a notebook cell.
 
     Attributes:
-        path: The file `report.html`.
+        path: The HTML file.
     """
 
     def __init__(self, path):
@@ -95,7 +34,8 @@ def write(directory):
     """Draw the pictures of a run and write `report.html` beside its records.
 
     Everything comes from the files that `callbacks.Report(directory)` wrote, so the report of a run
-    that was cut off can be made, or made again, at any time.
+    that was cut off can be made, or made again, at any time. Files of yours in the directory stay:
+    where one has the name of a picture or of the page, ours gets a number.
 
     Args:
         directory: The directory with `records.jsonl` and `run.json`.
@@ -105,7 +45,7 @@ def write(directory):
         PNG and in it.
 
     Raises:
-        ValueError: a directory without records.
+        ValueError: a directory without records, or with files of something else under their names.
 
     Example:
 
@@ -119,36 +59,60 @@ def write(directory):
     """
     files = RunFiles(directory)
     records, info = files.read()
-    pictures = []
-    for name, draw, reading, wanted in _PICTURES:
-        if wanted(records):
-            png = _draw(draw, records)
-            (files.directory / f"{name}.png").write_bytes(png)
-            encoded = base64.b64encode(png).decode("ascii")
-            alternative = name.replace("_", " ")
-            pictures.append({"data": encoded, "alt": alternative, "reading": reading})
-        else:  # one of an earlier run does not belong to this one
-            (files.directory / f"{name}.png").unlink(missing_ok=True)
-    path = files.directory / "report.html"
+    place = files.directory
+    old = {path: _pictures_of(path) for path in place.glob("report*.html") if _is_ours(path)}
+    path = _free(place, "report", ".html", set(old))
+    ours = {place / name for name in old.get(path, ())}
+    shown, names = [], []
+    for picture in pictures(records):
+        png = picture.png(records)
+        file = _free(place, picture.name, ".png", ours)
+        write_whole(file, png)
+        names.append(file.name)
+        shown.append(
+            {
+                "data": base64.b64encode(png).decode("ascii"),
+                "alt": picture.name.replace("_", " "),
+                "reading": picture.caption(records),
+            }
+        )
+    for file in ours - {place / name for name in names}:  # of an earlier run, not of this one
+        file.unlink(missing_ok=True)
     page = _template().render(
-        title=info.get("settings", {}).get("title") or info.get("model") or "Run",
-        findings=_findings(records, info),
-        pictures=pictures,
+        title=_setting(info, "title") or info.get("model") or "Run",
+        findings=findings(records, info),
+        pictures=shown,
+        files=" ".join(names),
         settings=_settings(info),
         times=_times(records),
     )
-    path.write_text(page, "utf-8")
+    write_whole(path, page)
     return Page(path)
 
 
-def _draw(draw, records):
-    from matplotlib.figure import Figure
+_MARK = '<meta name="generator" content="keras_regtools"'
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
-    draw(records, figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+def _is_ours(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _MARK in file.read(1000)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _pictures_of(path):
+    """The names of the pictures that a page of ours says were written beside it."""
+    found = re.search(r'<meta name="pictures" content="([^"]*)"', path.read_text("utf-8"))
+    return found[1].split() if found else []
+
+
+def _free(place, name, ending, ours):
+    """A path for a file of ours that is free or was ours."""
+    path, number = place / f"{name}{ending}", 1
+    while path.exists() and path not in ours:
+        path, number = place / f"{name}_{number}{ending}", number + 1
+    return path
 
 
 def _template():
@@ -158,68 +122,9 @@ def _template():
     return jinja2.Environment(autoescape=True).from_string(source)
 
 
-def _findings(records, info):
-    """What the run says at a glance, one sentence each."""
-    epochs, losses = records.series("loss")
-    if not epochs:
-        return ["No epoch was finished."]
-    findings = [
-        f"Training loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {len(epochs)} "
-        f"epoch{'s' if len(epochs) > 1 else ''}."
-    ]
-    if any(not math.isfinite(v) for v in losses):
-        findings.append("The training loss became NaN or infinite: the run diverged.")
-    validation = records.series("val_loss")[1]
-    if any(math.isfinite(value) for value in validation):
-        best = min(range(len(validation)), key=lambda i: _or_infinity(validation[i]))
-        findings.append(
-            f"Validation loss was lowest in epoch {records.series('val_loss')[0][best] + 1}, at "
-            f"{validation[best]:.3g}; it ended at {validation[-1]:.3g}."
-        )
-    accuracy = records.last("val_accuracy")
-    if math.isfinite(accuracy):
-        findings.append(f"Validation accuracy ended at {accuracy:.3f}.")
-    rates = records.series("learning_rate", by="step")[1]
-    if rates:
-        findings.append(f"The learning rate went from {rates[0]:.3g} to {rates[-1]:.3g}.")
-    if recorded_layers(records):
-        findings.append(_flow(records))
-    penalty, data_loss = records.last("penalty"), records.last("data_loss")
-    if penalty > 0 and data_loss > 0:
-        findings.append(
-            f"The weight penalties ended at {penalty:.3g}, {100 * penalty / data_loss:.3g} % of "
-            "the data loss."
-        )
-    sharpness = records.last("sharpness/keskar")
-    if math.isfinite(sharpness):
-        findings.append(
-            f"Keskar's sharpness ended at {sharpness:.3g} (the rise of the loss in the box, in % "
-            "of 1 + loss)."
-        )
-    stale = records.last("batch_norm/initial_share")
-    if stale > 0.05:
-        findings.append(
-            f"The moving statistics of batch normalization still hold {100 * stale:.0f} % of their "
-            "initial values: validation is judged with stale statistics. Train longer, lower the "
-            "layers' momentum, or call keras_regtools.recalibrate(model, x)."
-        )
-    if info and not info.get("finished"):
-        findings.append("The run was cut off or still goes on: this is what it has recorded.")
-    return findings
-
-
-def _flow(records):
-    """Whether the scale of what flows keeps its size from input to output."""
-    scales = {n: records.last(f"activations/{n}/std") for n in recorded_layers(records)}
-    scales = {n: scale for n, scale in scales.items() if math.isfinite(scale)}
-    if not scales:
-        return "What the layers received became NaN or infinite."
-    low, high = min(scales, key=scales.get), max(scales, key=scales.get)
-    ratio = scales[high] / scales[low] if scales[low] > 0 else math.inf
-    return (
-        f"The standard deviation of what the layers received ran from {scales[low]:.3g} ({low}) to "
-        f"{scales[high]:.3g} ({high}), a factor of {ratio:.3g}."
-    )
+def _setting(info, name):
+    settings = info.get("settings")
+    return settings.get(name) if isinstance(settings, dict) else None
 
 
 def _settings(info):
@@ -250,7 +155,3 @@ def _times(records):
         return None
     measuring = sum(parts.values())
     return {"total": total, "parts": parts, "measuring": measuring, "share": measuring / total}
-
-
-def _or_infinity(value):
-    return value if math.isfinite(value) else math.inf

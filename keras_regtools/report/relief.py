@@ -20,7 +20,7 @@ def write_surface(result, path, *, title="Loss over a plane"):
 
     Buttons choose the quantity, and a linear or a logarithmic height; the mouse turns the surface
     and reads off its numbers. A training's path is drawn on it. The page holds all of plotly, some
-    5 MB.
+    5 MB; in a notebook only the first that is shown does.
 
     Args:
         result: A `landscape.LossPlane`.
@@ -97,7 +97,22 @@ def write_surface(result, path, *, title="Loss over a plane"):
     path = pathlib.Path(os.fspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(path, include_plotlyjs=True, full_html=True)
-    return Page(path)
+    return SurfacePage(path, figure)
+
+
+class SurfacePage(Page):
+    """A page of a surface; in a notebook, the first one brings the library for all of them."""
+
+    _library_is_there = False
+
+    def __init__(self, path, figure):
+        super().__init__(path)
+        self._figure = figure
+
+    def _repr_html_(self):
+        first = not SurfacePage._library_is_there
+        SurfacePage._library_is_there = True
+        return self._figure.to_html(include_plotlyjs=first, full_html=False)
 
 
 def _relief(go, result, name, label, visible):

@@ -2,25 +2,40 @@
 
 from keras import ops, tree
 
+from keras_regtools.layers.masks import masks_of
 from keras_regtools.surface.loss import kind
 
 
-def accuracy(loss, y, outputs):
-    """The share of right answers, a scalar; sample weights and masks do not count.
+def right_and_counted(loss, y, outputs):
+    """Right answers, and answers that count, per sample of a batch: two scalars.
+
+    Masked positions and those of the loss's `ignore_class` do not count; sample weights play no
+    part.
 
     Args:
         loss: A `Loss` that `refuse_unless_it_classifies` accepted.
         y, outputs: Targets and outputs of a batch.
     """
+    (mask,) = masks_of(outputs)
     (y,), (outputs,) = tree.flatten(y), tree.flatten(outputs)
     right = _RIGHT[kind(loss.single)](y, outputs, loss.single)
-    return ops.mean(ops.cast(right, "float32"))
+    right = ops.cast(right, "float32")
+    counted = ops.ones_like(right)
+    if mask is not None and len(mask.shape) <= len(right.shape):
+        shape = [*ops.shape(mask), *[1] * (len(right.shape) - len(mask.shape))]
+        counted = counted * ops.cast(ops.reshape(mask, shape), "float32")
+    ignored = getattr(loss.single, "ignore_class", None)
+    if ignored is not None:
+        labels = ops.reshape(y, ops.shape(right))
+        counted = counted * ops.cast(ops.not_equal(labels, ignored), "float32")
+    samples = ops.cast(ops.shape(right)[0], "float32")
+    return [ops.sum(right * counted) / samples, ops.sum(counted) / samples]
 
 
 def normalized(loss, outputs):
     """The outputs with the logits behind them divided by their spread in each sample."""
     z = [t / ops.maximum(ops.std(t, -1, keepdims=True), 1e-12) for t in loss.natural(outputs)]
-    return loss.from_natural(z, outputs)
+    return loss.from_natural(z, outputs, masks_of(outputs))
 
 
 def classifies(loss):

@@ -7,10 +7,11 @@ from keras import ops, tree
 
 from keras_regtools import backend
 from keras_regtools.layers.exact import exact_calls
+from keras_regtools.layers.masks import masks_of
 from keras_regtools.layers.recording import silent_calls
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
-from keras_regtools.surface.answers import accuracy, normalized
-from keras_regtools.surface.loss import compiled_loss
+from keras_regtools.surface.answers import normalized, right_and_counted
+from keras_regtools.surface.loss import along_samples, compiled_loss
 from keras_regtools.vectors import axpy
 
 
@@ -29,6 +30,8 @@ class BatchLoss:
         self.training = mode == "training"
         self.batch_statistics = mode == "batch_statistics"
         self.normalized = False  # whether the logits are
+        self.hidden = []  # operations whose second derivative was taken for zero
+        self.has_products = False  # whether that was looked for
         self._is_of_samples = False  # until that was looked at
         self._chosen = [id(v) for v in chosen]
 
@@ -41,9 +44,9 @@ class BatchLoss:
     def functions(self):
         """Compiled means over `Batches`, as `backend.mean_over` makes them, by name."""
         gradient = backend.value_and_grad(self)
-        hvp = backend.hvp(functools.partial(self, exact=True))
-        gnvp = backend.gnvp(self._outputs, self._outputs_loss)
-        penalty_hvp = backend.hvp(self._added)
+        hvp = backend.hvp(functools.partial(self, exact=True), self.hidden)
+        gnvp = backend.gnvp(self._outputs, self._outputs_loss, self.hidden)
+        penalty_hvp = backend.hvp(self._added, self.hidden)
 
         def value_and_gradient(*args):
             value, slope = gradient(*args)
@@ -110,7 +113,8 @@ class BatchLoss:
         params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
         state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
         try:
-            with backend.frozen_draws():
+            activities, watched = _activity_penalties(self.model)
+            with backend.frozen_draws(), shadowed(watched):
                 outputs, _, added = call_model(
                     self.model, params, state, x, False, return_losses=True
                 )
@@ -126,10 +130,22 @@ class BatchLoss:
                 f"Expected data that the model {self.model.name!r} and its loss can take. "
                 f"Received: {received} (the first samples), which gave: {reason}"
             ) from error
-        if self.loss.is_none and not added:
+        if self.loss.is_none:
+            weights = sum(v.regularizer is not None for v in self.model.trainable_variables)
+            self._refuse_unless_added(len(added) - weights - len(activities))
+
+    def _refuse_unless_added(self, number):
+        """Raise unless a model without a compiled loss is trained by what its layers add."""
+        own_step = type(self.model).train_step is not keras.Model.train_step
+        if number <= 0 or own_step:
+            received = f"the model {self.model.name!r}, compiled without one"
+            if own_step:
+                received += ", whose own `train_step` may add what is not known here"
+            elif self.model.losses:
+                received += ": its penalties alone train nothing"
             raise ValueError(
                 "Expected a model compiled with a loss. "
-                f"Received: the model {self.model.name!r}, compiled without one"
+                f"Received: {received}. Pass `loss=` to say what to measure."
             )
 
     def refuse_unless_of_samples(self, data):
@@ -157,7 +173,7 @@ class BatchLoss:
     def _with_accuracy(self, params, fixed, state, x, y, sample_weight):
         outputs, added = self._call_model(params, fixed, state, x)
         loss = self.loss(x, y, outputs, sample_weight, self.training)
-        return [self._plus(loss, added), accuracy(self.loss, y, outputs)]
+        return [self._plus(loss, added), *right_and_counted(self.loss, y, outputs)]
 
     def _slope_moments(self, params, v, fixed, state, x, y, sample_weight):
         """E d² and E d⁴ of the derivatives d of the samples' losses along v, penalties included.
@@ -172,7 +188,7 @@ class BatchLoss:
             step, s = arguments
             there = [p + ops.cast(step, p.dtype) * d for p, d in zip(params, v, strict=True)]
             outputs, added = self._call_model(there, fixed, state, x)
-            weights = s
+            weights = self.loss.weights_along(s, y, outputs)
             if sample_weight is not None:  # one for each output, perhaps, or for each position
                 weights = tree.map_structure(lambda w: _along_samples(s, w), sample_weight)
             value = self.loss(x, y, outputs, weights, self.training)
@@ -190,18 +206,35 @@ class BatchLoss:
         return self._plus(ops.zeros((), keras.config.floatx()), added)
 
     def _outputs(self, params, fixed, state, x, y, sample_weight):
-        outputs, _ = self._call_model(params, fixed, state, x)
+        outputs, _ = self._call_model(params, fixed, state, x, True)
         self._like = tree.map_structure(lambda t: 0, outputs)
-        return self.loss.natural(outputs)
+        return self.loss.natural(outputs), masks_of(outputs)
 
-    def _outputs_loss(self, z, fixed, state, x, y, sample_weight):
-        outputs = self.loss.from_natural(z, self._like)
+    def _outputs_loss(self, z, masks, fixed, state, x, y, sample_weight):
+        outputs = self.loss.from_natural(z, self._like, masks)
         return self.loss(x, y, outputs, sample_weight, self.training)
 
 
 def _along_samples(s, weights):
-    shape = (-1,) + (1,) * (len(weights.shape) - 1)
-    return ops.reshape(s, shape) * ops.cast(weights, s.dtype)
+    return along_samples(s, len(weights.shape)) * ops.cast(weights, s.dtype)
+
+
+def _activity_penalties(model):
+    """A list that gets an entry for each output that is penalized, and the calls that fill it."""
+    found = []
+
+    def counted(layer):
+        call = layer.call
+
+        def counting(*args, **kwargs):
+            outputs = call(*args, **kwargs)
+            found.extend(tree.flatten(outputs))
+            return outputs
+
+        return layer, counting
+
+    layers = [layer for layer in all_layers(model) if layer.activity_regularizer is not None]
+    return found, [counted(layer) for layer in layers]
 
 
 def _in_training(call):

@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops, tree
 
 from keras_regtools import backend
+from keras_regtools.layers.masks import masks_of, with_masks
 from keras_regtools.layers.shadow import all_layers, shadowed
-from keras_regtools.surface.probe import Probe, first_line, is_float
+from keras_regtools.surface.probe import Probe, first_line, is_float, no_derivative
 
 _SAMPLES, _BATCHES = 4, 8
 _DOUBTFUL = (keras.layers.Lambda, keras.layers.SpectralNormalization)
@@ -26,14 +27,22 @@ def faults(surface):
     """Sentences about what is wrong, for `LossSurface.check`."""
     found = [*_data_faults(surface.data)]
     try:
-        return found + _faults_of_layers(surface)
+        found += _faults_of_layers(surface)
     except _CannotLook as reason:
-        return [*found, f"It could not be checked whether the model's layers are right: {reason}"]
+        found.append(f"It could not be checked whether the model's layers are right: {reason}")
+    if not surface.batch.has_products:
+        with contextlib.suppress(Exception):  # a product will say it
+            surface.over(surface.data.first(_SAMPLES)).product_of_params()
+            surface.batch.has_products = True
+    return found + [
+        f"There is no second derivative of {owner}: {reason}."
+        for owner, reason in _hidden(surface).items()
+    ]
 
 
 def _faults_of_layers(surface):
     found, faulty = [], set()
-    for suspect, probes in _probes(surface):
+    for suspect, probes in _probes(surface, list(_suspects(surface.model))):
         inside = {id(layer) for layer in all_layers(suspect)} if _is_layer(suspect) else set()
         if inside & faulty:
             continue  # what holds a faulty layer need not be named too
@@ -46,17 +55,53 @@ def _faults_of_layers(surface):
 
 
 def explain(surface, error):
-    """Raise a sentence that names the layer without a second derivative, if there is one."""
+    """Raise a sentence that names what has no second derivative, if a product failed for that."""
+    reasons = _hidden(surface)
+    if not reasons and error is not None:
+        reasons = _refusals(surface)
+    for owner, reason in reasons.items():
+        raise NotImplementedError(
+            "Expected layers and a loss that can be differentiated twice. Received: "
+            f"{owner}, whose second derivative gave: {reason}"
+        ) from None
+
+
+def _hidden(surface):
+    """What holds operations that the backend would take for constants, with the reason."""
+    model, reasons = surface.model, {}
+    for kind, name in surface.batch.hidden:
+        owner = _owner(model, name)
+        if owner is None:
+            found = _refusals(surface) or {f"the model {model.name!r}": no_derivative(kind)}
+            reasons = {**found, **reasons}
+        else:
+            reasons.setdefault(owner, no_derivative(kind))
+    return reasons
+
+
+def _owner(model, name):
+    """The innermost layer in whose scope an operation was made, or `None`."""
+    layers = {layer.name: layer for layer in all_layers(model) if layer is not model}
+    for part in reversed(name.split("/")[:-1]):
+        layer = layers.get(part) or layers.get(part.rpartition("_")[0])
+        if layer is not None:
+            return _named(layer)
+    return None
+
+
+def _refusals(surface):
+    """The layer or the loss whose second derivative fails alone, as a dict with the reason."""
+    model = surface.model
     with contextlib.suppress(_CannotLook):
-        for _, probes in _probes(surface):
+        layers = [model, *all_layers(model)]
+        suspects = [x for x in _operations(layers) if not _is_layer(x)] + layers[::-1]
+        for _, probes in _probes(surface, suspects):
             for probe in probes:
                 with shadowed(surface.batch.shadows(exact=True)):
                     reason = probe.refuses_second_derivative()
                 if reason:
-                    raise NotImplementedError(
-                        "Expected layers that can be differentiated twice. Received: "
-                        f"{probe.named}, whose second derivative gave: {reason}"
-                    ) from error
+                    return {probe.named: reason}
+    return {}
 
 
 def why_not_finite(surface, params):
@@ -116,16 +161,16 @@ def _suspects(model):
         if doubtful or not known:
             yield layer
     if not backend.MOMENTS_HAVE_SECOND_DERIVATIVES:
-        for layer in layers:
-            for operation in getattr(layer, "operations", []):
-                if not _is_layer(operation):
-                    yield operation
+        yield from (x for x in _operations(layers) if not _is_layer(x))
 
 
-def _probes(surface):
+def _operations(layers):
+    return [x for layer in layers for x in getattr(layer, "operations", [])]
+
+
+def _probes(surface, suspects):
     """Each suspect with a probe for each of its calls on the first samples."""
     batch = surface.batch
-    suspects = list(_suspects(surface.model))
     if not suspects and not batch.loss.is_own:
         return
     calls = {id(suspect): [] for suspect in suspects}
@@ -153,10 +198,11 @@ def _probes(surface):
         calls[id(surface.model)].append(((x,), {}))
     for suspect in suspects:
         yield suspect, [_probe(suspect, *call) for call in calls[id(suspect)]]
-    if batch.loss.is_own:
+    if batch.loss.is_own or surface.model in suspects:
+        masks = masks_of(outputs)
 
         def loss(point):
-            z = tree.pack_sequence_as(outputs, point)
+            z = tree.pack_sequence_as(outputs, with_masks(point, masks))
             return batch.loss(x, y, z, sample_weight, batch.training)
 
         yield batch.loss, [Probe("the loss function", loss, tree.flatten(outputs))]

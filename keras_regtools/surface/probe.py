@@ -1,5 +1,7 @@
 """A function near one point: is it the same twice, and is it twice what its slope says?"""
 
+import re
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -26,6 +28,7 @@ class Probe:
         ]
         self.rng = np.random.default_rng(0)
         self.readout = None
+        self.hidden = []  # operations that the backend takes for constants
 
     def value(self, point):
         """⟨r, t + t²/2⟩ for the outputs t and fixed random r."""
@@ -44,7 +47,7 @@ class Probe:
 
     def products(self, v):
         """The product as it is made of one vector, and of several."""
-        hvp = backend.hvp(self.value)
+        hvp = backend.hvp(self.value, self.hidden)
         compiled = backend.jit(lambda point, v: hvp(point, [v]))
         return [
             vectors.flatten(compiled(self.point, v)[0]),
@@ -61,7 +64,7 @@ class Probe:
             self.products(self.point)
         except Exception as error:
             return first_line(error)
-        return None
+        return no_derivative(self.hidden[0][0]) if self.hidden else None
 
     def fault(self):
         """A sentence about what is wrong, or `None`."""
@@ -78,7 +81,7 @@ class Probe:
             if self.refuses_second_derivative():  # which a product says more clearly
                 return None
             return f"It could not be checked whether {self.named} is right: {first_line(problem)}"
-        if error is not None:
+        if error is not None and not self.hidden:  # which are named where they do harm
             return (
                 f"The Hessian product of {self.named} is {100 * error:.1f} % off the differences "
                 "of its gradient: something in it hides a part of its second derivative, and "
@@ -119,8 +122,19 @@ class Probe:
         return (ahead - behind) / (2 * step)
 
 
+def no_derivative(operation):
+    """Why there is no second derivative of what holds such an operation."""
+    return f"{keras.backend.backend()} has no derivative of its operation {operation}"
+
+
 def first_line(error):
-    lines = str(error).strip().splitlines() or [repr(error)]
+    text = str(error)
+    marked = re.search(r"\x1b\[1m(.*?)\x1b\[0m", text, re.DOTALL)  # Keras' own way to say it
+    text = marked[1] if marked else text.partition("Arguments received by")[0]
+    lines = [line for line in text.strip().splitlines() if line.strip()] or [repr(error)]
+    node = re.search(r"Detected at node (\S+)", str(error))
+    if node:
+        return f"the operation {node[1].split('/')[-1]} cannot be run"
     return lines[-1 if lines[0].startswith("in user code") else 0].strip()
 
 

@@ -1,5 +1,6 @@
 """The loss surface: a model's loss over data, as a function of the weights."""
 
+import math
 import warnings
 
 import numpy as np
@@ -90,6 +91,7 @@ class LossSurface(Views):
         self._made_of = made_of(model)
         self._restricted, self._weights = {}, {}
         self._searched = set()  # shared with every surface made of this one
+        self.shared = {}  # what measures have traced for all of them
 
     @property
     def batch_size(self):
@@ -128,13 +130,15 @@ class LossSurface(Views):
             params: As for `value`.
 
         Returns:
-            `(value, accuracy)`: two floats; in the accuracy sample weights and masks do not count.
+            `(value, accuracy)`: two floats; masked positions and those of the loss's `ignore_class`
+            are left out of the accuracy, sample weights play no part in it.
 
         Raises:
             ValueError: a model that does not have one output and a loss that classifies.
         """
         refuse_unless_it_classifies(self.model, self.batch.loss)
-        return tuple(self._mean("accuracy", self._checked(params))[0])
+        value, right, counted = self._mean("accuracy", self._checked(params))[0]
+        return value, right / counted if counted else math.nan
 
     def value_and_gradient(self, params=None):
         """The loss at `params` and its gradient.
@@ -235,13 +239,21 @@ class LossSurface(Views):
         params = self._checked(params)
         several = isinstance(v, (list, tuple)) and v and isinstance(v[0], (list, tuple))
         vectors = [self._checked(vector, "v") for vector in (v if several else [v])]
-        self._warn_of_faults()
         try:
             _, products = self._mean(kind, params, vectors)
         except Exception as error:
             checks.explain(self, error)
             raise
+        if self.batch.hidden:
+            checks.explain(self, None)
+        self.batch.has_products = True
+        self._warn_of_faults()
         return products if several else products[0]
+
+    def product_of_params(self):
+        """The Hessian times the weights, unchecked: traced, it shows what has no derivative."""
+        params = self.params
+        return self._mean("hvp", params, [params])[1][0]
 
     def _warn_of_faults(self):
         if not self._searched:

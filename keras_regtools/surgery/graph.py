@@ -27,6 +27,31 @@ ACTIVATIONS = (
 )
 
 
+_NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.RMSNormalization,
+    keras.layers.UnitNormalization,
+)
+_KEEPING = (  # layers that leave the channels where they are
+    ActivationStatistics,
+    *ACTIVATIONS,
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.Identity,
+    keras.layers.Maximum,
+    keras.layers.Multiply,
+    keras.layers.Rescaling,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.Subtract,
+)
 _IN_A_BLOCK = (keras.layers.BatchNormalization, ActivationStatistics, *ACTIVATIONS)
 
 
@@ -41,23 +66,28 @@ class Graph:
 
     def __init__(self, model, gives_output=True):
         self.layers = {layer.name: layer for layer in model.layers}
+        # A use of a layer is its name and the number of its call.
         if isinstance(model, keras.Sequential):
-            names = list(self.layers)
-            edges = list(zip(names, names[1:], strict=False))
-            outputs = names[-1:]
+            uses = [(name, 0) for name in self.layers]
+            edges = list(zip(uses, uses[1:], strict=False))
+            outputs = uses[-1:]
         else:
             config = model.get_config()
             edges = [
-                (source, layer["name"])
+                (source, (layer["name"], number))
                 for layer in config["layers"]
-                for source in _sources(layer["inbound_nodes"])
+                for number, node in enumerate(layer["inbound_nodes"])
+                for source in _sources(node)
             ]
-            outputs = list(_names(config["output_layers"]))
+            outputs = list(_uses(config["output_layers"]))
+        self._next_uses = {}
+        for source, target in edges:
+            self._next_uses.setdefault(source, []).append(target)
         self._next, self._before = {}, {}
-        for source, target in dict.fromkeys(edges):  # a layer used twice follows once
+        for source, target in dict.fromkeys((a[0], b[0]) for a, b in edges):
             self._next.setdefault(source, []).append(target)
             self._before.setdefault(target, []).append(source)
-        self._outputs = set(outputs)
+        self._output_uses, self._outputs = set(outputs), {name for name, _ in outputs}
         self._gives_output = gives_output
         self.names_outputs = not isinstance(model, keras.Sequential)
         self._given = set()
@@ -74,9 +104,29 @@ class Graph:
         feeding = self._before.get(layer.name, [])
         return self.layers.get(feeding[0]) if len(feeding) == 1 else None
 
+    def feeding(self, layer):
+        """The layers that feed this one, `None` among them for operations."""
+        return [self.layers.get(name) for name in self._before.get(layer.name, [])]
+
     def is_output(self, layer):
         """Whether the layer gives an output of the network."""
         return self._gives_output and layer.name in self._outputs
+
+    def leads_to_output(self, layer):
+        """Whether an output of the network is made of this layer's without another kernel.
+
+        What pools, reshapes or rescales logits leaves them logits.
+        """
+        uses = {*self._next_uses, *self._output_uses} if self._gives_output else set()
+        waiting, met = [use for use in uses if use[0] == layer.name], set()
+        while waiting:
+            use = waiting.pop()
+            if use in self._output_uses:
+                return True
+            met.add(use)
+            following = [other for other in self._next_uses.get(use, []) if other not in met]
+            waiting += [other for other in following if not has_kernel(self.layers.get(other[0]))]
+        return False
 
     def free_name(self, name):
         """`name`, with a number if the model has a layer or was given one of that name already."""
@@ -86,8 +136,23 @@ class Graph:
         self._given.add(free)
         return free
 
+    def channel_axis(self, layer):
+        """The axis of the channels in what a layer gives; an activation's is that of its input."""
+        met = set()
+        while layer is not None and layer.name not in met:
+            met.add(layer.name)
+            inner = unwrapped(layer)
+            if not isinstance(inner, _KEEPING) or isinstance(getattr(inner, "axis", None), int):
+                break
+            layer = next(iter(self.feeding(layer)), None)
+        axis = -1 if layer is None else channel_axis(layer)
+        rank = len(output_shape(layer) or ()) if axis > 0 else 0
+        return -1 if 0 < rank <= axis + 1 else axis
+
     def owner(self, layer):
         """A convolutional or dense layer whose block ends with this layer, or `None`."""
+        if layer is None:
+            return None
         return next((x for x in self.layers.values() if self._ends_at(x, layer)), None)
 
     def _ends_at(self, layer, end):
@@ -101,9 +166,44 @@ class Graph:
 
     def _chain_end(self, layer):
         following = self.after(layer)
-        while isinstance(following, _IN_A_BLOCK):
+        while isinstance(unwrapped(following), _IN_A_BLOCK):
             layer, following = following, self.after(following)
         return layer
+
+
+def named(layers):
+    """Layers in words: `'name' (Type), …`, each once."""
+    return ", ".join(dict.fromkeys(f"{x.name!r} ({type(x).__name__})" for x in layers))
+
+
+def output_shape(layer):
+    """The shape of what a layer gives, or `None` if it is used several times."""
+    try:
+        return layer.output.shape
+    except AttributeError:
+        return None
+
+
+def unwrapped(layer):
+    """The layer that `TimeDistributed` applies to each step; any other layer itself."""
+    return layer.layer if type(layer) is keras.layers.TimeDistributed else layer
+
+
+def has_kernel(layer):
+    """Whether a layer mixes channels by weights: not normalizations and activations."""
+    if layer is None or isinstance(unwrapped(layer), (*_NORMALIZATIONS, *ACTIVATIONS)):
+        return False
+    return any(len(v.shape) > 1 for v in layer.weights)
+
+
+def channel_axis(layer):
+    """The axis of the channels in what a layer gives."""
+    inner = unwrapped(layer)
+    axis = getattr(inner, "axis", -1)
+    if getattr(inner, "data_format", None) == "channels_first":
+        axis = 1
+    axis = axis if isinstance(axis, int) else -1
+    return axis + 1 if inner is not layer and axis > 0 else axis
 
 
 def is_graph_model(model):
@@ -116,20 +216,23 @@ def is_graph_model(model):
 
 def group(layer):
     """`"conv"`, `"dense"` or `None`."""
-    if isinstance(layer, CONVOLUTIONS):
+    inner = unwrapped(layer)
+    if inner is not layer and isinstance(getattr(inner, "activation", None), keras.layers.Layer):
+        return None  # an activation with weights has others for each step outside
+    if isinstance(inner, CONVOLUTIONS):
         return "conv"
-    return "dense" if isinstance(layer, DENSE) else None
+    return "dense" if isinstance(inner, DENSE) else None
 
 
 def fused_activation(layer):
     """The activation inside a convolution or dense layer; `None` if it is linear or separate."""
-    if group(layer) is None or layer.activation in (None, keras.activations.linear):
-        return None
-    return layer.activation
+    activation = unwrapped(layer).activation if group(layer) is not None else None
+    return None if activation is keras.activations.linear else activation
 
 
 def activation_name(layer):
     """The name of the activation that a layer applies; `None` for a layer of another kind."""
+    layer = unwrapped(layer)
     if type(layer) is keras.layers.ReLU:
         plain = not layer.negative_slope and not layer.threshold
         return ("relu" if layer.max_value is None else "relu6") if plain else "leaky_relu"
@@ -142,7 +245,7 @@ def activation_name(layer):
 def _sources(nodes):
     if isinstance(nodes, dict):
         if nodes.get("class_name") == "__keras_tensor__":
-            yield nodes["config"]["keras_history"][0]
+            yield tuple(nodes["config"]["keras_history"][:2])
         else:
             for key, value in nodes.items():
                 if key != "mask":  # which comes from far above
@@ -152,11 +255,11 @@ def _sources(nodes):
             yield from _sources(value)
 
 
-def _names(outputs):
+def _uses(outputs):
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     if len(outputs) == 3 and isinstance(outputs[0], str):
-        yield outputs[0]
+        yield tuple(outputs[:2])
     else:
         for value in outputs:
-            yield from _names(value)
+            yield from _uses(value)

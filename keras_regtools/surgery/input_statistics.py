@@ -1,12 +1,13 @@
 """Means and variances of what comes into each layer, of any data; the model is not written to."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.layers.moments import moments, reduction_axes
-from keras_regtools.layers.shadow import all_layers, call_model, shadowed
+from keras_regtools.layers.masks import masks_of
+from keras_regtools.layers.moments import entries, mask_fits, moments, reduction_axes, spread
+from keras_regtools.layers.shadow import all_layers, call_model, names_of, shadowed
+from keras_regtools.surgery.recalibrate import add_moments
 
 
 class InputStatistics:
@@ -35,24 +36,19 @@ class InputStatistics:
             batches: `Batches`; targets are ignored.
 
         Returns:
-            Dict from the names of the layers that were called on floats to pairs of arrays.
+            Dict from the names of the layers that were called on floats to pairs of arrays, over
+            all entries that are not masked.
         """
         params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
         state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
         totals = {}
-        for inputs, _, _, count in batches.tensors():
+        for inputs, *_ in batches.tensors():
             for index, uses in self._moments(params, state, inputs).items():
-                for mean, variance in uses:
-                    mean = np.asarray(ops.convert_to_numpy(mean), "float64")
-                    square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
-                    total = totals.get(index, (0, 0.0, 0.0))
-                    new = (count, count * mean, count * square)
-                    totals[index] = tuple(a + b for a, b in zip(total, new, strict=True))
-        found = {}
-        for index, (count, mean, square) in sorted(totals.items(), key=lambda item: int(item[0])):
-            mean = mean / count
-            found[self.layers[int(index)].name] = mean, np.maximum(square / count - mean**2, 0.0)
-        return found
+                for use in uses:
+                    add_moments(totals, int(index), *use)
+        found = sorted(totals)
+        names = names_of([self.layers[index] for index in found])
+        return {name: totals[index][1:] for name, index in zip(names, found, strict=True)}
 
     def _batch_moments(self, params, state, x):
         found = {}
@@ -66,7 +62,10 @@ class InputStatistics:
                 ):
                     wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
                     axes = reduction_axes(len(wide.shape), _channel_axis(layer))
-                    found.setdefault(str(index), []).append(moments(wide, axes, None))
+                    (mask,) = masks_of(inputs)
+                    mask = mask if mask is not None and mask_fits(mask, wide) else None
+                    number = entries(wide, axes, spread(mask, wide))
+                    found.setdefault(str(index), []).append((number, *moments(wide, axes, mask)))
                 return call(inputs, *args, **kwargs)
 
             return layer, watching

@@ -1,10 +1,19 @@
-"""Make a model record what flows through it, and take that out again."""
+"""Make a model record what flows through it."""
+
+import warnings
 
 import keras
 
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
-from keras_regtools.regularizers.strength import Penalty
-from keras_regtools.surgery.graph import ACTIVATIONS, activation_name, fused_activation, group
+from keras_regtools.layers.shadow import all_layers
+from keras_regtools.surgery.graph import (
+    ACTIVATIONS,
+    activation_name,
+    channel_axis,
+    fused_activation,
+    named,
+    unwrapped,
+)
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 from keras_regtools.validation import one_of
 
@@ -54,10 +63,12 @@ def instrument(model, layers=None, *, record=None, record_every=10, percentiles=
     """
     chosen = None if layers is None else _chosen(layers)
     options = {"record": record, "record_every": record_every, "percentiles": percentiles}
-    instrumented, met = [], []
+    instrumented, met, left_out, closed = [], [], [], []
 
     def replace(layer, graph):
         met.append(layer.name)
+        if chosen is None and _hides_normalization(layer):
+            closed.append(layer)
         if chosen is None:
             chain = _recorded(layer, graph, options)
         else:
@@ -65,7 +76,7 @@ def instrument(model, layers=None, *, record=None, record_every=10, percentiles=
         instrumented.extend(new for new in chain if _records(new))
         return chain
 
-    new = rewrite(model, replace)
+    new = rewrite(model, replace, left_out)
     missing = [name for name in chosen or () if name not in met]
     if missing:
         raise ValueError(
@@ -78,7 +89,25 @@ def instrument(model, layers=None, *, record=None, record_every=10, percentiles=
             f"Received: the model {model.name!r} with the layers "
             f"{[type(layer).__name__ for layer in model.layers]}"
         )
+    if left_out:
+        warnings.warn(
+            "Recorders need samples and a known number of channels. `instrument` put none at "
+            f"{sorted({layer.name for layer in left_out})}.",
+            stacklevel=2,
+        )
+    if closed:
+        warnings.warn(
+            "`instrument` cannot look into layers with code of their own. It records nothing of "
+            f"the batch normalization inside {named(closed)}.",
+            stacklevel=2,
+        )
     return new
+
+
+def _hides_normalization(layer):
+    if isinstance(layer, (keras.Model, keras.layers.TimeDistributed)):
+        return False
+    return any(isinstance(x, keras.layers.BatchNormalization) for x in all_layers(layer))
 
 
 def _chosen(layers):
@@ -96,17 +125,17 @@ def _chosen(layers):
 
 def _recorded(layer, graph, options):
     """What takes the place of a layer where everything is recorded."""
-    if type(layer) is keras.layers.BatchNormalization:
+    if type(unwrapped(layer)) is keras.layers.BatchNormalization:
         return [_instrumented(layer, graph, options)]
     if fused_activation(layer) is not None:
         split = split_activation(layer, graph)
         return [
-            copy_of(layer, activation="linear", **_names_apart(layer, graph)),
+            copy_of(layer, **LINEAR, **_names_apart(layer, graph)),
             _statistics(layer, graph, options, before=activation_name(split), split=True),
             split,
         ]
-    if isinstance(layer, ACTIVATIONS) and not isinstance(
-        graph.before(layer), (keras.layers.BatchNormalization, ActivationStatistics)
+    if isinstance(unwrapped(layer), ACTIVATIONS) and not isinstance(
+        unwrapped(graph.before(layer)), (keras.layers.BatchNormalization, ActivationStatistics)
     ):
         before = activation_name(layer)
         return [_statistics(layer, graph, options, before=before), copy_of(layer)]
@@ -119,12 +148,12 @@ def _recorded_as(kind, layer, graph, options):
         return [copy_of(layer)]
     fused = fused_activation(layer)
     if kind == "statistics":
-        if type(layer) is keras.layers.BatchNormalization:
+        if type(unwrapped(layer)) is keras.layers.BatchNormalization:
             return [_instrumented(layer, graph, options)]
         after = None
         if fused is not None:
             after = activation_name(split_activation(layer, graph))
-        elif isinstance(layer, ACTIVATIONS):
+        elif isinstance(unwrapped(layer), ACTIVATIONS):
             after = activation_name(layer)
         apart = _names_apart(layer, graph, "layer")
         name = {"name": layer.name} if apart else {}
@@ -132,11 +161,11 @@ def _recorded_as(kind, layer, graph, options):
         return [copy_of(layer, **apart), recorder]
     split = [] if fused is None else [split_activation(layer, graph)]
     apart = _names_apart(layer, graph)
-    changes = {"activation": "linear", **apart} if split else apart
+    changes = {**LINEAR, **apart} if split else apart
     takes_name = apart and not split
     following = split[0] if split else graph.after(layer)
     normalization = InstrumentedBatchNormalization(
-        _channel_axis(layer),
+        channel_axis(layer),
         name=layer.name if takes_name else graph.free_name(f"{layer.name}_batch_norm"),
         dtype=layer.dtype_policy,
         before=activation_name(following),
@@ -150,58 +179,9 @@ def _instrumented(layer, graph, options):
     return copy_of(layer, InstrumentedBatchNormalization, before=before, **options)
 
 
-def strip(model):
-    """A copy of a model without anything of ours, to export: the inverse of `instrument`.
-
-    Instrumented layers become Keras' own, recorders go, activations that `instrument` split out go
-    back into their layer, and our regularizers become Keras' with their present strength, but for
-    those inside a wrapper such as `TimeDistributed` or `Bidirectional`, which stay ours. Virtual
-    batches are given up: Keras' layer has none.
-
-    Args:
-        model: A built Sequential or functional model.
-
-    Returns:
-        A new model: weights copied, compile configuration kept, optimizer state not.
-
-    Raises:
-        TypeError: not a Keras model.
-        ValueError: a model that is not built, or a subclassed model.
-
-    Example:
-
-    >>> import keras
-    >>> from keras_regtools import instrument, strip
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu")])
-    >>> [type(layer).__name__ for layer in strip(instrument(model)).layers]
-    ['Dense']
-    """
-
-    def replace(layer, graph):
-        if isinstance(layer, ActivationStatistics):
-            return []
-        if _split_from(layer, graph) is not None:
-            return []
-        changes = _plain_penalties(layer)
-        if type(layer) is InstrumentedBatchNormalization:
-            own = {"before", "virtual_batch_size", *layer.recorder.wanted.config()}
-            config = {k: v for k, v in layer.get_config().items() if k not in own}
-            return [keras.layers.BatchNormalization.from_config({**config, **changes})]
-        activation = _split_off(layer, graph)
-        if activation is not None:
-            changes["activation"] = _copied(getattr(activation, "activation", activation))
-        last = graph.after(layer) if activation is None else activation
-        goes = activation is not None or isinstance(last, ActivationStatistics)
-        if goes and graph.names_outputs and graph.is_output(last):
-            changes["name"] = last.name
-        return [copy_of(layer, **changes)]
-
-    return rewrite(model, replace)
-
-
 def _statistics(layer, graph, options, name=None, **more):
     return ActivationStatistics(
-        _channel_axis(layer),
+        graph.channel_axis(layer),
         name=name or graph.free_name(f"{layer.name}_statistics"),
         dtype=layer.dtype_policy,
         **options,
@@ -209,24 +189,25 @@ def _statistics(layer, graph, options, name=None, **more):
     )
 
 
-def _channel_axis(layer):
-    axis = getattr(layer, "axis", -1)
-    if getattr(layer, "data_format", None) == "channels_first":
-        axis = 1
-    return axis if isinstance(axis, int) else -1
+# The layer that an activation is split out of: what penalizes its output follows the activation.
+LINEAR = {"activation": "linear", "activity_regularizer": None}
 
 
 def split_activation(layer, graph):
-    """A layer for the activation that is fused into a layer."""
+    """A layer for the activation that is fused into a layer, and for the penalty on its output."""
     activation = fused_activation(layer)
     is_layer = isinstance(activation, keras.layers.Layer)
     if graph.names_outputs and graph.is_output(layer):
         name = layer.name
     else:
         name = graph.free_name(activation.name if is_layer else f"{layer.name}_activation")
+    penalty = layer.activity_regularizer
     if is_layer:
-        return copy_of(activation, name=name)
-    return keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy)
+        own = {} if penalty is None else {"activity_regularizer": penalty}
+        return copy_of(activation, name=name, **own)
+    return keras.layers.Activation(
+        activation, name=name, dtype=layer.dtype_policy, activity_regularizer=penalty
+    )
 
 
 def _names_apart(layer, graph, suffix="linear"):
@@ -236,34 +217,5 @@ def _names_apart(layer, graph, suffix="linear"):
     return {}
 
 
-def _copied(activation):
-    return copy_of(activation) if isinstance(activation, keras.layers.Layer) else activation
-
-
-def _split_off(layer, graph):
-    """The activation that `instrument` split out of the layer, or `None`."""
-    recorder = graph.after(layer) if group(layer) else None
-    if not (isinstance(recorder, ActivationStatistics) and recorder.split):
-        return None
-    activation = graph.after(recorder)
-    return None if activation.weights else activation  # those with weights stay apart
-
-
-def _split_from(layer, graph):
-    recorder = graph.before(layer)
-    owner = graph.before(recorder) if isinstance(recorder, ActivationStatistics) else None
-    return owner if owner is not None and _split_off(owner, graph) is layer else None
-
-
 def _records(layer):
-    return isinstance(layer, (ActivationStatistics, InstrumentedBatchNormalization))
-
-
-def _plain_penalties(layer):
-    """Keras' own regularizers in place of ours, as changes to the layer's configuration."""
-    found = {key: getattr(layer, key, None) for key in layer.get_config()}
-    return {
-        key: getattr(keras.regularizers, type(value).__name__)(**value.get_config())
-        for key, value in found.items()
-        if isinstance(value, Penalty)
-    }
+    return isinstance(unwrapped(layer), (ActivationStatistics, InstrumentedBatchNormalization))

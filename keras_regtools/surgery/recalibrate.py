@@ -6,8 +6,9 @@ from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.data import Batches
-from keras_regtools.layers.moments import moments, reduction_axes
+from keras_regtools.layers.moments import entries, moments, reduction_axes, spread
 from keras_regtools.layers.shadow import all_layers, call_model, shadowed
+from keras_regtools.surgery.graph import unwrapped
 from keras_regtools.validation import keras_model
 
 
@@ -17,9 +18,9 @@ def recalibrate(model, x, *, batch_size=256):
     After few steps, or at weights that were never trained (an average, a point between two
     models), moving statistics lag behind: with momentum 0.99, 60 steps leave 0.55 of the initial
     ones in. One pass over the data is made in which each batch normalization uses its batch's
-    statistics, without dropout; the moving mean becomes the mean over all samples and the moving
-    variance the variance over all samples (within and between the batches). Nothing else changes,
-    and nothing at all if the pass is interrupted.
+    statistics, without dropout; the moving mean becomes the mean over all entries that are not
+    masked and the moving variance their variance (within and between the batches). Nothing else
+    changes, and nothing at all if the pass is interrupted.
 
     Args:
         model: A built `keras.Model`, of any kind, with batch normalization.
@@ -88,47 +89,67 @@ class MovingStatistics:
         params = [read(v) for v in self.model.trainable_variables]
         state = [read(v) for v in self.model.non_trainable_variables]
         totals = {}
-        for inputs, _, _, count in batches.tensors():
+        for inputs, *_ in batches.tensors():
             for index, uses in self._moments(params, state, inputs).items():
-                for mean, variance, share in uses:
-                    mean = np.asarray(ops.convert_to_numpy(mean), "float64")
-                    square = np.asarray(ops.convert_to_numpy(variance), "float64") + mean**2
-                    seen = count * float(ops.convert_to_numpy(share))
-                    total = totals.get(index, (0, 0.0, 0.0))
-                    new = (seen, seen * mean, seen * square)
-                    totals[index] = tuple(a + b for a, b in zip(total, new, strict=True))
+                for use in uses:
+                    add_moments(totals, index, *use)
         found = []
-        for index, (count, mean, square) in totals.items():
-            if count > 0:
+        for index, (number, mean, variance) in totals.items():
+            if np.all(number > 0):
                 layer = self.layers[int(index)]
-                found.append((layer.moving_mean, mean / count))
-                found.append((layer.moving_variance, square / count - (mean / count) ** 2))
+                found += [(layer.moving_mean, mean), (layer.moving_variance, variance)]
         return found
 
 
+def add_moments(totals, key, number, mean, variance):
+    """Add the moments of so many entries of each channel to those of the same key.
+
+    Args:
+        totals: Dict from keys to sums over entries, in double precision.
+        key: Where to add.
+        number, mean, variance: Tensors with an entry for each channel.
+    """
+    number, mean, variance = (
+        np.asarray(ops.convert_to_numpy(t), "float64") for t in (number, mean, variance)
+    )
+    old, old_mean, old_variance = totals.get(key, (0.0, 0.0, 0.0))
+    total = old + number
+    share = number / np.maximum(total, 1)
+    step = mean - old_mean
+    spread = old_variance * (1 - share) + variance * share + step**2 * share * (1 - share)
+    totals[key] = (total, old_mean + step * share, spread)
+
+
 def _batch_moments(model, layers, params, state, x):
-    """`(mean, variance, share of unmasked entries)` of each use of a layer, by its index."""
+    """`(entries that count, mean, variance)` of each use of a layer, by its index."""
     found = {}
 
-    def watched(index, layer):
+    def watched(index, layer, axis):
         def watching(inputs, training=None, mask=None):
             wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-            axes = reduction_axes(len(wide.shape), layer.axis)
+            axes = reduction_axes(len(wide.shape), axis)
             mean, variance = moments(wide, axes, mask)
-            share = ops.ones(()) if mask is None else ops.mean(ops.cast(mask, "float32"))
-            found.setdefault(str(index), []).append((mean, variance, share))
+            number = entries(wide, axes, spread(mask, wide))
+            found.setdefault(str(index), []).append((number, mean, variance))
             # A frozen layer too is followed by what its new statistics will make of the data.
             scale, offset = (
                 None if v is None else ops.cast(v, wide.dtype)
                 for v in (getattr(layer, "gamma", None), getattr(layer, "beta", None))
             )
             outputs = ops.batch_normalization(
-                wide, mean, variance, layer.axis, offset, scale, layer.epsilon
+                wide, mean, variance, axis, offset, scale, layer.epsilon
             )
             return ops.cast(outputs, layer.compute_dtype)
 
         return watching
 
-    with shadowed([(layer, watched(i, layer)) for i, layer in enumerate(layers)]):
+    places = {id(layer): i for i, layer in enumerate(layers)}
+    calls = [(layer, watched(i, layer, layer.axis)) for i, layer in enumerate(layers)]
+    for wrapper in all_layers(model):  # all time steps at once, which may be run in a loop
+        inner = unwrapped(wrapper)
+        if inner is not wrapper and id(inner) in places:
+            axis = inner.axis + (inner.axis >= 1)
+            calls.append((wrapper, watched(places[id(inner)], inner, axis)))
+    with shadowed(calls):
         call_model(model, params, state, x, training=False)
     return found

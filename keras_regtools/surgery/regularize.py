@@ -1,9 +1,18 @@
 """Put weight penalties, dropout and batch normalization into a model, by layer group."""
 
+import warnings
+
 import keras
 
-from keras_regtools.surgery.graph import fused_activation, group
-from keras_regtools.surgery.instrument import split_activation
+from keras_regtools.surgery.graph import (
+    channel_axis,
+    fused_activation,
+    group,
+    has_kernel,
+    named,
+    unwrapped,
+)
+from keras_regtools.surgery.instrument import LINEAR, split_activation
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 from keras_regtools.validation import rate
 
@@ -28,11 +37,17 @@ def regularize(
             of ours or of Keras, or `None` to leave them as they are. One object serves all layers
             of its group, so that changing `.l2` changes the group.
         conv_dropout, dense_dropout: Dropout rates in [0, 1) after the activation of each
-            layer of the group but output layers; a dropout layer that already stands there gets
-            the new rate. `None` leaves things as they are.
+            layer of the group but output layers; a `Dropout` that already stands there gets the
+            new rate, but for stochastic depth (a `noise_shape` of ones, which drops whole
+            samples). `None` leaves things as they are.
         batch_norm: Whether to put batch normalization after each convolutional and dense layer
             that has none, but output layers. An activation fused into the layer is split out and
             comes after it.
+
+    An output layer is one behind which no other kernel stands: logits stay logits when they are
+    pooled, reshaped or rescaled. Layers inside `TimeDistributed` count as others do. Other layers
+    with kernels (recurrent ones, attention, blocks with code of their own) are left as they are,
+    with a warning that names them.
 
     Returns:
         A new model: weights copied, compile configuration kept, optimizer state not.
@@ -60,20 +75,20 @@ def regularize(
         name: None if value is None else rate(f"{name}_dropout", value)
         for name, value in (("conv", conv_dropout), ("dense", dense_dropout))
     }
-    seen = set()
+    seen, skipped = set(), []
 
     def replace(layer, graph):
         kind = group(layer)
         if kind is None:
-            return _replace_other(layer, graph, rates)
+            return _replace_other(layer, graph, rates, skipped)
         seen.add(kind)
         changes = {}
         if penalties[kind] is not None:
-            config = layer.get_config()
+            config = unwrapped(layer).get_config()
             changes = {key: penalties[kind] for key in _KERNELS if key in config}
         new = copy_of(layer, **changes)
         end = graph.end_of_block(layer)
-        inner = not graph.is_output(end)
+        inner = not graph.leads_to_output(end)
         chain = [new]
         if batch_norm and inner and not _has_normalization(layer, graph):
             chain = _with_normalization(layer, new, graph)
@@ -88,27 +103,47 @@ def regularize(
                 f"Expected a model with layers of the group {name!r}. Received: the model "
                 f"{model.name!r}, whose groups are {sorted(seen)}"
             )
+    if skipped:
+        warnings.warn(
+            "`regularize` acts on convolutional and dense layers, and on dropout behind one group "
+            f"of them. It leaves as they are: {named(skipped)}.",
+            stacklevel=2,
+        )
     return result
 
 
-def _replace_other(layer, graph, rates):
+def _replace_other(layer, graph, rates, skipped):
     """Layers without a kernel: dropout goes behind the last one of a block, or changes there."""
-    if type(layer) is keras.layers.Dropout:
-        owner = graph.owner(graph.before(layer))
-        new_rate = rates.get(group(owner)) if owner is not None else None
+    if _is_dropout(layer):
+        owners = [graph.owner(before) for before in graph.feeding(layer)]
+        groups = {None if owner is None else group(owner) for owner in owners}
+        wanted = {rates.get(kind) for kind in groups}
+        new_rate = wanted.pop() if len(wanted) == 1 else None
+        if wanted:  # it stands behind several groups
+            skipped.append(layer)
         return [copy_of(layer) if new_rate is None else copy_of(layer, rate=new_rate)]
+    if has_kernel(layer) and not isinstance(layer, keras.layers.Embedding):
+        skipped.append(layer)
     owner = graph.owner(layer)
     chain = [copy_of(layer)]
-    if owner is not None and not graph.is_output(layer):
+    if owner is not None and not graph.leads_to_output(layer):
         chain += _dropout_after(layer, graph, rates[group(owner)])
     return chain
+
+
+def _is_dropout(layer):
+    """Whether a layer is a plain dropout; one that drops whole samples is stochastic depth."""
+    if type(layer) is not keras.layers.Dropout:
+        return False
+    shape = layer.noise_shape
+    return shape is None or any(size != 1 for size in shape[1:])
 
 
 def _has_normalization(layer, graph):
     following, end = layer, graph.end_of_block(layer)
     while following is not end:
         following = graph.after(following)
-        if isinstance(following, keras.layers.BatchNormalization):
+        if isinstance(unwrapped(following), keras.layers.BatchNormalization):
             return True
     return False
 
@@ -116,15 +151,15 @@ def _has_normalization(layer, graph):
 def _with_normalization(layer, new, graph):
     name = graph.free_name(f"{layer.name}_batch_norm")
     normalization = keras.layers.BatchNormalization(
-        name=name, dtype=layer.dtype_policy, trainable=layer.trainable
+        channel_axis(layer), name=name, dtype=layer.dtype_policy, trainable=layer.trainable
     )
     if fused_activation(layer) is None:
         return [new, normalization]
-    return [copy_of(new, activation="linear"), normalization, split_activation(layer, graph)]
+    return [copy_of(new, **LINEAR), normalization, split_activation(layer, graph)]
 
 
 def _dropout_after(layer, graph, value):
-    if not value or type(graph.after(layer)) is keras.layers.Dropout:
+    if not value or _is_dropout(graph.after(layer)):
         return []
     name = graph.free_name(f"{layer.name}_dropout")
     return [keras.layers.Dropout(value, name=name, dtype=layer.dtype_policy)]

@@ -6,19 +6,27 @@ import random
 import keras
 import numpy as np
 
+from keras_regtools.layers import ActivationStatistics
 from keras_regtools.regularizers.strength import Penalty
-from keras_regtools.surgery.graph import ACTIVATIONS, Graph, is_graph_model
-from keras_regtools.training import base_optimizers, hand_on
+from keras_regtools.surgery.compilation import copy_compilation
+from keras_regtools.surgery.graph import (
+    ACTIVATIONS,
+    Graph,
+    is_graph_model,
+    output_shape,
+    unwrapped,
+)
 from keras_regtools.validation import keras_model
 
 
-def rewrite(model, replace):
+def rewrite(model, replace, left_out=None):
     """A copy of a model in which each layer is replaced by a chain of layers.
 
     Args:
         model: A built Sequential or functional model; models inside it are rewritten too.
         replace: Function `(layer, graph) -> list of new layers`, applied one after the other;
             an empty list removes the layer. The first one of its kind gets the old weights.
+        left_out: List to which the recorders are added that cannot record what they would get.
 
     Returns:
         The new model: same names, weights and compile configuration, a new optimizer state.
@@ -26,7 +34,7 @@ def rewrite(model, replace):
     keras_model(model)
     state = random.getstate()  # unseeded initializers draw from it
     try:
-        return _rewrite(model, replace, gives_output=True)
+        return _rewrite(model, replace, True, [] if left_out is None else left_out, [])
     finally:
         random.setstate(state)
 
@@ -39,6 +47,11 @@ def copy_of(layer, kind=None, **changes):
     """
     if isinstance(layer, _ADAPTED):
         return layer  # what it has learned of the data is in no configuration
+    if type(layer) is keras.layers.TimeDistributed:
+        # What penalizes the output of the layer inside is never called by Keras.
+        names = ("name", "activity_regularizer")
+        own = {name: changes.pop(name) for name in names if name in changes}
+        return wrapped_like(layer, copy_of(layer.layer, kind, **changes), **own)
     config = layer.get_config()
     if isinstance(layer, keras.layers.Lambda):
         own = {"function": layer.function, "arguments": layer.arguments, "mask": layer.mask}
@@ -52,6 +65,20 @@ def copy_of(layer, kind=None, **changes):
     return (kind or type(layer)).from_config({**config, **changes})
 
 
+def wrapped_like(wrapper, inner, **changes):
+    """Another layer applied to each step, as a `TimeDistributed` does."""
+    own = {name: getattr(wrapper, name) for name in ("name", "activity_regularizer", "trainable")}
+    own |= {"dtype": wrapper.dtype_policy, **changes}
+    return keras.layers.TimeDistributed(inner, **own)
+
+
+def _tied(model):
+    """The layers that `TimeDistributed` shares with another place in the model, by their ids."""
+    inner = [layer.layer for layer in model.layers if unwrapped(layer) is not layer]
+    met = [id(layer) for layer in (*inner, *model.layers)]
+    return {id(layer) for layer in inner if met.count(id(layer)) > 1}
+
+
 _ADAPTED = (
     keras.layers.Discretization,
     keras.layers.IntegerLookup,
@@ -60,7 +87,7 @@ _ADAPTED = (
 )
 
 
-def _rewrite(model, replace, gives_output):
+def _rewrite(model, replace, gives_output, left_out, copied):
     if not is_graph_model(model):
         raise ValueError(
             "Expected a Sequential or functional model, whose layers are known. Received: the "
@@ -68,39 +95,74 @@ def _rewrite(model, replace, gives_output):
             "Put our layers into its `__init__` instead."
         )
     graph = Graph(model, gives_output)
-    chains = {}
+    chains, tied = {}, _tied(model)
 
     def chain_of(layer):
         if id(layer) not in chains:
-            if isinstance(layer, keras.Model):
-                last = gives_output and graph.is_output(layer)
-                chains[id(layer)] = [_rewrite(layer, replace, gives_output=last)]
+            inner = unwrapped(layer)
+            if id(inner) in tied and inner is not layer:  # one layer, there and here
+                (same,) = chain_of(inner)
+                chains[id(layer)] = [wrapped_like(layer, same)]
+            elif id(inner) in tied and not isinstance(layer, keras.Model):
+                chains[id(layer)] = [copy_of(layer)]
+            elif isinstance(layer, keras.Model):
+                last = gives_output and graph.leads_to_output(layer)
+                chains[id(layer)] = [_rewrite(layer, replace, last, left_out, copied)]
             else:
                 chains[id(layer)] = replace(layer, graph)
         return chains[id(layer)]
 
     if isinstance(model, keras.Sequential):
-        new = _rewrite_sequential(model, chain_of)
+        new = _rewrite_sequential(model, chain_of, left_out)
     else:
-        new = _rewrite_functional(model, chain_of)
-    _copy_state(model, chains)
-    copy_compilation(model, new)
+        new = _rewrite_functional(model, chain_of, Recorders(graph, left_out))
+    copied += _copy_state(model, chains)
+    copy_compilation(model, new, copied)
     if not model.trainable:
         new.trainable = False
     return new
 
 
-def _rewrite_sequential(model, chain_of):
+def _rewrite_sequential(model, chain_of, left_out):
     first = model.get_config()["layers"][0]
-    if first["class_name"] == "InputLayer":
-        inputs = keras.layers.InputLayer.from_config(first["config"])
-    else:
-        inputs = keras.Input(batch_shape=model.input_shape, dtype=model.inputs[0].dtype)
-    layers = [new for layer in model.layers for new in chain_of(layer)]
+    name = first["config"]["name"] if first["class_name"] == "InputLayer" else None
+    inputs = _input_like(model.inputs[0], name)
+    layers = []
+    for layer in model.layers:
+        for new in chain_of(layer):
+            # An activation gives the shape that it gets.
+            if isinstance(new, ActivationStatistics) and not new.can_record(output_shape(layer)):
+                left_out.append(new)
+            else:
+                layers.append(new)
     return keras.Sequential([inputs, *layers], name=model.name, trainable=model.trainable)
 
 
-def _rewrite_functional(model, chain_of):
+class Recorders:
+    """The recorders of a functional model: one for each width that a shared layer is used at.
+
+    Args:
+        graph: The `Graph` of the model.
+        left_out: List to which recorders are added that cannot record what they would get.
+    """
+
+    def __init__(self, graph, left_out):
+        self._graph, self._left_out, self._by_width = graph, left_out, {}
+
+    def __call__(self, recorder, inputs):
+        """What goes through a recorder."""
+        if not recorder.can_record(inputs.shape):
+            self._left_out.append(recorder)
+            return inputs
+        by_width = self._by_width.setdefault(id(recorder), {})
+        width = inputs.shape[recorder.axis]
+        if width not in by_width:
+            name = self._graph.free_name(recorder.name) if by_width else recorder.name
+            by_width[width] = copy_of(recorder, name=name) if by_width else recorder
+        return by_width[width](inputs)
+
+
+def _rewrite_functional(model, chain_of, recorders):
     by_first = {}
 
     def clone(layer):
@@ -113,21 +175,43 @@ def _rewrite_functional(model, chain_of):
 
     def call(operation, *args, **kwargs):
         _, chain = by_first.get(id(operation), (operation, [operation]))
-        if not chain:
-            return args[0]
-        outputs = chain[0](*args, **kwargs)
-        for layer in chain[1:]:
-            outputs = layer(outputs)
-        return outputs
+        for layer in chain:
+            if isinstance(layer, ActivationStatistics):
+                args = (recorders(layer, args[0]), *args[1:])
+            else:  # the first one stands for the old layer, with its arguments
+                args, kwargs = (layer(*args, **kwargs),), {}
+        return args[0]
 
+    ends = {id(x.output): x for x in model.layers if isinstance(x, keras.layers.InputLayer)}
+
+    def again(tensor):
+        layer = ends.get(id(tensor))
+        optional = getattr(layer, "optional", False)
+        return _input_like(tensor, getattr(layer, "name", None), optional)
+
+    inputs = keras.tree.map_structure(again, model.input)
     compiled, model.compiled = model.compiled, False  # compiling comes after the weights
     try:
-        return keras.models.clone_model(model, clone_function=clone, call_function=call)
+        return keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=clone, call_function=call
+        )
     finally:
         model.compiled = compiled
 
 
+def _input_like(tensor, name, optional=False):
+    """A new input of the same kind, with the names of the layer and of its tensor."""
+    kinds = {"sparse": tensor.sparse, "ragged": tensor.ragged}
+    new = keras.KerasTensor(tensor.shape, tensor.dtype, name=tensor.name, **kinds)
+    layer = keras.layers.InputLayer(
+        input_tensor=new, ragged=tensor.ragged, optional=optional, name=name
+    )
+    return layer.output
+
+
 def _copy_state(model, chains):
+    """Give the new layers the state of the old ones; pairs of the variables."""
+    copied = []
     for old in model.layers:
         chain = chains.get(id(old), [])
         heirs = [x for x in chain if isinstance(x, type(old)) or isinstance(old, type(x))]
@@ -137,42 +221,17 @@ def _copy_state(model, chains):
         # An activation with weights may stand behind the layer now, instead of in it.
         split = [x for x in chain if x is not new and isinstance(x, ACTIVATIONS)]
         targets = [variable for layer in (new, *split) for variable in layer.weights]
+        copied += zip(old.weights, targets, strict=True)
         for target, source in zip(targets, old.weights, strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
+            if target.trainable != source.trainable:  # a weight frozen by itself
+                target.trainable = source.trainable
         for target, source in zip(_seeds(new), _seeds(old), strict=False):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
         if isinstance(new, keras.layers.Normalization):
             new.finalize_state()
+    return copied
 
 
 def _seeds(layer):
     return [v for v in layer.variables if v.name == "seed_generator_state"]
-
-
-def copy_compilation(model, new, **changes):
-    """Compile `new` as `model` is, but for the changes to the configuration."""
-    if not model.compiled:
-        return
-    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(model.optimizer))
-    given = _compile_arguments(model)
-    metrics = {
-        name: keras.tree.map_structure(_fresh, given[name])
-        for name in ("metrics", "weighted_metrics")
-    }
-    new.compile(**{**given, "optimizer": optimizer, **metrics, **changes})
-    new.optimizer.build(new.trainable_variables)
-    for old, copy in zip(*map(base_optimizers, (model.optimizer, new.optimizer)), strict=False):
-        hand_on(old, copy)
-
-
-def _compile_arguments(model):
-    """The arguments of `compile` as they were given: the user's own functions need no names."""
-    kept = (v.config for v in vars(model).values() if type(v).__name__ == "SerializableDict")
-    return next(arguments for arguments in kept if "weighted_metrics" in arguments)
-
-
-def _fresh(metric):
-    """A metric of the same kind that has seen nothing."""
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric

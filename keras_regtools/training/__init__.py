@@ -1,6 +1,14 @@
 """What happens inside a training step: hooks around `optimizer.apply`, rates that change there."""
 
-from keras_regtools.training.apply import add_hook, base_optimizers, iteration, remove_hook
+from keras_regtools.training.apply import (
+    add_hook,
+    base_optimizers,
+    held_optimizers,
+    iteration,
+    remove_hook,
+    training_optimizer,
+)
+from keras_regtools.training.fit import bind, end, release, remake_step, watch_steps
 from keras_regtools.training.gradients import ROWS, GradientHook
 from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.scaling import (
@@ -10,6 +18,7 @@ from keras_regtools.training.scaling import (
     ScheduleCorrection,
     hand_on,
     schedule_of,
+    take_out,
     warmup_factor,
 )
 
@@ -22,11 +31,19 @@ __all__ = [
     "ScheduleCorrection",
     "add_hook",
     "base_optimizers",
+    "bind",
     "correct_momentum",
+    "end",
     "hand_on",
+    "held_optimizers",
     "iteration",
+    "release",
+    "remake_step",
     "remove_hook",
     "schedule_of",
+    "take_out",
+    "training_optimizer",
     "velocities",
     "warmup_factor",
+    "watch_steps",
 ]

@@ -1,6 +1,7 @@
 """Hooks that run inside the training step, before the optimizer applies its gradients."""
 
 import keras
+from keras import ops
 
 
 def base_optimizers(optimizer):
@@ -10,6 +11,41 @@ def base_optimizers(optimizer):
     if hasattr(optimizer, "optimizers"):
         return [base for part in optimizer.optimizers for base in base_optimizers(part)]
     return [optimizer]
+
+
+def held_optimizers(model):
+    """The optimizers of a model: the compiled one and those that it holds for itself.
+
+    A model with a training step of its own may use others than `model.optimizer`.
+
+    Returns:
+        List of optimizers, the compiled one first if there is one.
+    """
+    found = {}
+    for value in [getattr(model, "optimizer", None), *vars(model).values()]:
+        members = list(value.values()) if isinstance(value, dict) else value
+        for member in members if isinstance(members, (list, tuple)) else [members]:
+            if isinstance(member, keras.optimizers.Optimizer):
+                found[id(member)] = member
+    return list(found.values())
+
+
+def training_optimizer(model):
+    """The first optimizer of a model that has made a step; the compiled one if none has."""
+    held = held_optimizers(model)
+    if len(held) == 1:
+        return held[0]
+    return next((o for o in held if _has_stepped(o)), held[0] if held else None)
+
+
+def _has_stepped(optimizer):
+    counted = [v for v in optimizer.variables if v.name == "iteration"]
+    return any(int(ops.convert_to_numpy(v)) > 0 for v in counted)
+
+
+def known_variables(optimizer):
+    """The variables that an optimizer was built for, in its own order."""
+    return vars(optimizer)["_trainable_variables"]
 
 
 def iteration(optimizer):

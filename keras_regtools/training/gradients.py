@@ -5,7 +5,7 @@ import math
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.training.apply import iteration
+from keras_regtools.training.apply import iteration, known_variables
 
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 
@@ -35,8 +35,10 @@ def accumulators(optimizer, variables):
     """The variables in which gradients wait for an update, of each of `variables`, or none."""
     if not optimizer.gradient_accumulation_steps:
         return []
-    waiting = {v.name: v for v in optimizer.variables}
-    return [waiting[f"{v.path.replace('/', '_')}_gradient_accumulator"] for v in variables]
+    # In the order in which the optimizer knows its variables; their paths may be the same.
+    waiting = [v for v in optimizer.variables if v.name.endswith("_gradient_accumulator")]
+    places = {id(v): i for i, v in enumerate(known_variables(optimizer))}
+    return [waiting[places[id(v)]] for v in variables]
 
 
 def _clipped(optimizer, gradients):

@@ -5,7 +5,7 @@ import weakref
 import keras
 from keras import ops
 
-from keras_regtools.training.apply import iteration
+from keras_regtools.training.apply import iteration, remove_hook
 from keras_regtools.training.momentum import correct_momentum
 
 
@@ -128,3 +128,13 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def from_config(cls, config):
         schedule = keras.optimizers.schedules.deserialize(config["schedule"])
         return cls(**{**config, "schedule": schedule})
+
+
+def take_out(model, optimizer, hook, schedule):
+    """Take a scaling out of an optimizer again, also of the compiled step of a model."""
+    if hook is not None:
+        remove_hook(optimizer, hook)
+    if schedule is not None:
+        optimizer.learning_rate = schedule
+    if model() is not None:
+        model().train_function = None

@@ -11,8 +11,8 @@ from keras_regtools.callbacks.recording import finite_or_nan
 from keras_regtools.data import Batches, is_arrays
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import regularize
+from keras_regtools.surgery.compilation import copy_compilation
 from keras_regtools.surgery.graph import group
-from keras_regtools.surgery.rewrite import copy_compilation
 from keras_regtools.validation import (
     keras_model,
     non_negative,

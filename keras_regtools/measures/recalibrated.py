@@ -1,0 +1,84 @@
+"""What the weights are worth where batch normalization has the statistics that belong to them."""
+
+import dataclasses
+import math
+
+from keras_regtools.data import Batches
+from keras_regtools.measures.result import Result, loss_surface, origin
+from keras_regtools.surgery import MovingStatistics
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RecalibratedLoss(Result):
+    """Result of `recalibrated_loss`.
+
+    Attributes:
+        value: The loss with re-estimated moving statistics.
+        accuracy: The share of right answers with them; NaN where there is no such thing.
+        moving_loss, moving_accuracy: The same with the model's own moving statistics.
+        mode, penalties, samples: Those of the surface.
+    """
+
+    value: float
+    accuracy: float
+    moving_loss: float
+    moving_accuracy: float
+    mode: str
+    penalties: bool
+    samples: int | None
+
+
+def recalibrated_loss(surface, x, *, batch_size=256):
+    """The loss over a surface's data with the moving statistics that `recalibrate` would give.
+
+    The gap to the loss with the model's own moving statistics is the part of a validation loss that
+    is due to statistics which lag behind the weights. The model is not written to. In a fit:
+    `callbacks.Measure({"recalibrated": functools.partial(recalibrated_loss, x=x)}, xv, yv)` draws
+    it beside the validation on the page of `callbacks.Report`.
+
+    Args:
+        surface: A `LossSurface` over validation data, in the mode `"inference"`.
+        x: Training inputs to estimate on: arrays, a re-iterable dataset, or `Batches`.
+        batch_size: Samples per batch, for arrays.
+
+    Returns:
+        A `RecalibratedLoss`; without batch normalization both losses are the same.
+
+    Raises:
+        TypeError: data that cannot be read twice.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_regtools import LossSurface
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(epsilon=0.0)])
+    >>> x = np.array([[1.0], [3.0]])  # mean 2, standard deviation 1
+    >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")
+    >>> found = recalibrated_loss(surface, x)
+    >>> round(found.moving_loss, 4), round(found.value, 4)
+    (5.0, 1.0)
+    """
+    loss_surface(surface)
+    data = x if isinstance(x, Batches) else Batches(x, batch_size=batch_size)
+    statistics = _estimator(surface)
+    there = surface.holding(statistics(data, surface.read)) if statistics.layers else surface
+    numbers = []
+    for one in (there, surface):
+        if surface.classifies:
+            numbers += one.value_and_accuracy()
+        else:
+            numbers += (one.value(), math.nan)
+    return RecalibratedLoss(
+        value=numbers[0],
+        accuracy=numbers[1],
+        moving_loss=numbers[2],
+        moving_accuracy=numbers[3],
+        **origin(surface),
+    )
+
+
+def _estimator(surface):
+    """Traced once for a surface and what is made of it."""
+    if "statistics" not in surface.shared:
+        surface.shared["statistics"] = MovingStatistics(surface.model)
+    return surface.shared["statistics"]

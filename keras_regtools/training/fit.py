@@ -1,0 +1,73 @@
+"""What is put into a model for one fit, and taken out when that fit is over, however it ends."""
+
+import weakref
+
+from keras_regtools import backend
+
+
+class _Bound:
+    """Shadow of `model.make_train_function`, which every fit calls before any callback.
+
+    Called without force it means that another fit begins: an interrupted one never says that it
+    has ended, and what it left behind would act on in the next.
+    """
+
+    def __init__(self, model):
+        self._model = weakref.ref(model)
+        self.undo, self.watched = [], None
+
+    def __call__(self, force=False):
+        model = self._model()
+        if not force:
+            release(model)
+        return type(model).make_train_function(model, force=force)
+
+    def __deepcopy__(self, memo):
+        raise TypeError("A model with hooks inside its step cannot be copied during the fit")
+
+
+def _of(model):
+    return vars(model).get("make_train_function")
+
+
+def bind(model, undo):
+    """Have `undo()` called when the present fit of a model is over, or else when another begins."""
+    bound = _of(model)
+    if bound is None:
+        bound = _Bound(model)
+        object.__setattr__(model, "make_train_function", bound)
+    bound.undo.append(undo)
+
+
+def release(model):
+    """Undo what is bound to a model, at the end of its fit or after one that was cut off."""
+    bound = _of(model)
+    if bound is not None:
+        object.__delattr__(model, "make_train_function")
+        for undo in bound.undo:
+            undo()
+        model.train_function = None
+
+
+def end(model, undo):
+    """Undo one thing that was bound."""
+    bound = _of(model)
+    undo()
+    if bound is not None and undo in bound.undo:
+        bound.undo.remove(undo)
+        if not bound.undo:
+            release(model)
+
+
+def watch_steps(model, due, watching):
+    """Have `backend.watch_steps` in the step of a model that something is bound to."""
+    _of(model).watched = (due, watching)
+
+
+def remake_step(model):
+    """Compile the training step anew, with the hooks that its optimizers have now."""
+    bound = _of(model)
+    if bound is not None and bound.watched is not None:
+        backend.watch_steps(model, *bound.watched)
+    else:
+        model.make_train_function(force=True)
