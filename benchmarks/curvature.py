@@ -3,6 +3,7 @@
 Everything is timed in turn in one run, on two cores, and printed as markdown tables.
 """
 
+import _onednn  # noqa: F401
 import machine
 import rows
 from networks import chosen, options

@@ -116,10 +116,17 @@ def provenance():
         f"- Day: {datetime.date.today().isoformat()}",
         f"- Versions: Python {platform.python_version()}, {', '.join(versions)}",
         f"- Machine: {processor()}, {os.cpu_count()} cores, {CORES} of them used; no GPU used",
+        f"- oneDNN: {versions_of_backend().get('oneDNN', 'not of this backend')}",
     ]
     if hasattr(os, "getloadavg"):
         lines.append(f"- Load of the machine at the end, ours included: {os.getloadavg()[1]:.1f}")
     return "\n".join(lines)
+
+
+def versions_of_backend():
+    from keras_regtools.version import versions
+
+    return versions()
 
 
 def command():

@@ -8,6 +8,7 @@ import os
 import pathlib
 import tempfile
 
+import _onednn  # noqa: F401
 import keras
 import numpy as np
 import torch

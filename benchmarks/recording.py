@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 
+import _onednn  # noqa: F401
 import keras
 import machine
 import numpy as np

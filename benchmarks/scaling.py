@@ -5,6 +5,7 @@ Prints the slopes of straight lines through the logarithms and draws `results/sc
 
 import argparse
 
+import _onednn  # noqa: F401
 import keras
 import machine
 import numpy as np

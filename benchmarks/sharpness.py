@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import _onednn  # noqa: F401
 import fresh
 import keras
 import machine
