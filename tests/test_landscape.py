@@ -714,18 +714,32 @@ def test_a_line_from_where_the_loss_is_no_number_is_gone_on_with_too(tmp_path):
 def test_a_file_of_another_program_is_refused(tmp_path):
     file = tmp_path / "other.npz"
     np.savez(file, a=np.zeros(3))
-    with pytest.raises(ValueError) as caught:
-        GRIDS["line"](file)
-    assert str(caught.value) == (
-        "Expected `file` to be new, or to hold a part of the same grid. Received: "
-        f"{str(file)!r}, made with other positions, path, weights, batch_norm, mode, penalties, "
-        "quantities, data"
-    )
-    with pytest.raises(ValueError) as caught:
-        landscape.load(file)
-    assert str(caught.value) == (
-        f"Expected a file of a line or a plane. Received: {str(file)!r} with the arrays ['a']"
-    )
+    for use in (GRIDS["line"], landscape.load):
+        with pytest.raises(ValueError) as caught:
+            use(file)
+        assert str(caught.value) == (
+            f"Expected a file of a line or a plane. Received: {str(file)!r} with the arrays ['a']"
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"a diary"])
+def test_a_torn_file_is_one_sentence(tmp_path, content):
+    file = tmp_path / "torn.npz"
+    file.write_bytes(content)
+    for use in (GRIDS["line"], landscape.load):
+        with pytest.raises(ValueError, match="Expected a whole `.npz` file of a landscape"):
+            use(file)
+
+
+def test_a_file_with_arrays_of_other_shapes_is_one_sentence(tmp_path):
+    file = tmp_path / "line.npz"
+    GRIDS["line"](file)
+    with np.load(file) as whole:
+        arrays = {**whole, "loss": whole["loss"][:-1]}
+    np.savez(file, **arrays)
+    for use in (GRIDS["line"], landscape.load):
+        with pytest.raises(ValueError, match="with arrays of the shapes"):
+            use(file)
 
 
 # --- nothing is written, nothing is traced again --------------------------------------------------

@@ -150,9 +150,9 @@ class Measure(RecordingCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        if self.model.stop_training and not self.every_steps:
-            if self._last_step != self._steps.made:  # it was the last epoch after all
-                self._measure_now(epoch)
+        stopped = self.model.stop_training and not self.every_steps
+        if stopped and self._last_step != self._steps.made:  # it was the last epoch after all
+            self._measure_now(epoch)
         if logs is not None:
             for values in self._values.values():
                 logs.update({k: self._loggable(v) for k, v in values.items()})

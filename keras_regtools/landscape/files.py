@@ -82,16 +82,21 @@ def read_grid(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-            json.loads(str(arrays["same"]))
-            shapes = {arrays["done"].shape}
+            if "same" in arrays:
+                json.loads(str(arrays["same"]))
     except Exception as error:
         raise ValueError(
             "Expected a whole `.npz` file of a landscape. "
             f"Received: {os.fspath(path)!r}, which gave: {error!r}"
         ) from error
-    known = ("loss", "accuracy", "test_loss", "test_accuracy")
-    shapes |= {arrays[name].shape for name in known if name in arrays}
-    if len(shapes) > 1 or "loss" not in arrays:
+    if not {"same", "done", "loss"} <= set(arrays):
+        raise ValueError(
+            f"Expected a file of a line or a plane. Received: {os.fspath(path)!r} with the arrays "
+            f"{sorted(arrays)}"
+        )
+    known = ("done", "loss", "accuracy", "test_loss", "test_accuracy")
+    shapes = {arrays[name].shape for name in known if name in arrays}
+    if len(shapes) > 1:
         raise ValueError(
             "Expected a whole `.npz` file of a landscape. "
             f"Received: {os.fspath(path)!r}, with arrays of the shapes {sorted(shapes)}"
