@@ -94,7 +94,8 @@ def _refusals(surface):
     model = surface.model
     with contextlib.suppress(_CannotLook):
         layers = [model, *all_layers(model)]
-        suspects = [x for x in _operations(layers) if not _is_layer(x)] + layers[::-1]
+        inner_first = sorted(layers, key=lambda layer: len(all_layers(layer)))
+        suspects = [x for x in _operations(layers) if not _is_layer(x)] + inner_first
         for _, probes in _probes(surface, suspects):
             for probe in probes:
                 with shadowed(surface.batch.shadows(exact=True)):
