@@ -106,8 +106,8 @@ class ActivationMonitor(ReadingCallback):
     def fit_begins(self, epoch):
         super().fit_begins(epoch)
         kept = self.records.earlier.get(self.name) if epoch > 0 else None
-        self._compared = {}
         before = kept.get(str(epoch - 1)) if isinstance(kept, dict) else None
+        self._compared = {} if before is None else {str(epoch - 1): before}
         found = instrumented_layers(self.model)
         for name, layer in zip(names_of(found), found, strict=True):
             if before is not None and name in before:
