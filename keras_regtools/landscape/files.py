@@ -80,7 +80,8 @@ def read_grid(path):
         ValueError: a file of something else, or a broken one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that it cannot read.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             if "same" in arrays:
                 json.loads(str(arrays["same"]))
