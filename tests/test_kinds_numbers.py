@@ -307,3 +307,12 @@ def test_branches_of_unequal_length_count_by_their_entries():
     entries = np.concatenate([short.ravel(), long.ravel()])
     assert array(layer.moving_mean)[0] == pytest.approx(entries.mean(), rel=1e-4)
     assert array(layer.moving_variance)[0] == pytest.approx(entries.var(), rel=1e-4)
+
+
+def test_a_loss_of_the_whole_batch_has_no_slopes_of_samples():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, "sigmoid", use_bias=False)])
+    model.compile("sgd", "dice")
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype("float32")
+    surface = rt.LossSurface(model, x, (x > 0).astype("float32"))
+    with pytest.raises(ValueError, match="gives one value for all samples"):
+        surface.slope_moments([np.ones((4, 4), "float32")])

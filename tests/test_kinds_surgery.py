@@ -260,3 +260,36 @@ def test_a_copy_trains_as_the_original_would(name):
         one.fit(X, Y, batch_size=4, epochs=3, shuffle=False, verbose=0)
     for got, expected in zip(new.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_used_inside_and_outside_of_time_distributed_stays_one():
+    keras.utils.set_random_seed(0)
+    tied = layers.Dense(4, "relu", kernel_regularizer="l2", name="tied")
+    steps, vector = keras.Input((5, 4)), keras.Input((4,))
+    pooled = layers.GlobalAveragePooling1D()(layers.TimeDistributed(tied)(steps))
+    joined = layers.Concatenate()([pooled, tied(vector)])
+    model = keras.Model([steps, vector], layers.Dense(1)(joined))
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal(shape).astype("float32") for shape in ((6, 5, 4), (6, 4))]
+    y = rng.standard_normal((6, 1)).astype("float32")
+    new = rt.strip(model)
+    assert len(new.weights) == len(model.weights) == 4
+    expected = model.evaluate(x, y, verbose=0)
+    assert new.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_rate_that_is_a_function_is_shared_with_the_copy():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, "tanh")])
+    model.compile(keras.optimizers.SGD(lambda: 0.02), "mse")
+    rate = rt.instrument(model).optimizer.learning_rate
+    assert float(keras.ops.convert_to_numpy(rate)) == pytest.approx(0.02)
+
+
+def test_a_recorder_behind_a_channels_first_convolution_counts_channels():
+    convolution = layers.Conv2D(4, 3, data_format="channels_first")
+    ends = [layers.Flatten(), layers.Dense(2, "tanh", name="end")]
+    model = keras.Sequential([keras.Input((3, 8, 8)), convolution, layers.ReLU(name="r"), *ends])
+    new = rt.instrument(model)
+    assert new.get_layer("r_statistics").axis == 1
+    assert new.get_layer("end_statistics").axis == -1
