@@ -34,7 +34,12 @@ def report(table, sizes, args):
     text.append(
         f"(published: Keskar et al., 2016, {args.network.upper()} on {data}, small / large)"
     )
-    return "\n".join([*text, "", *findings(groups, args)])
+    return "\n".join([*text, "", verdict(table, args)])
+
+
+def verdict(table, args):
+    """What the runs say of the claim."""
+    return "\n".join(findings({g: table[table["group"] == g] for g in GROUPS}, args))
 
 
 def _with_spread(values):

@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from _verdict import under
 from matplotlib.ticker import MaxNLocator
 
 NAMES = {False: "without batch normalization", True: "with batch normalization"}
@@ -174,7 +175,7 @@ def _deep(runs, args):
 
 def draw(table, flows, best, args):
     """The six panels."""
-    figure, axes = plt.subplots(2, 3, figsize=(16, 9), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(17, 13), layout="constrained")
     figure.suptitle(
         f"What batch normalization allows: dense networks on {args.samples} images of "
         f"{args.dataset}, {args.seeds} seeds",
@@ -192,10 +193,23 @@ def draw(table, flows, best, args):
     _draw_range(axes[1, 0], parts["rate"])
     _draw_penalties(axes[1, 1], parts["penalty"], args)
     _draw_flow(axes[1, 2], flows, args)
-    for ax in axes.flat:
+    for ax, text in zip(axes.flat, _verdicts(parts, best, args), strict=True):
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
+        under(ax, text)
     return figure
+
+
+def _verdicts(parts, best, args):
+    """A finding for each panel."""
+    return [
+        _steps(parts["rate"], best),
+        _extreme(parts["rate"], "rate", max, "The largest rate"),
+        _extreme(parts["decay"], "decay", min, "The smallest factor per epoch"),
+        _range(parts["rate"]),
+        "\n".join(_penalties(parts["penalty"], args)),
+        "\n".join(_deep(parts["deep"], args)),
+    ]
 
 
 def _draw_course(ax, runs, best, args):

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from _data import DATASETS, load_images
 from _options import add_dataset, add_seeds, parser, positive
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -54,8 +55,11 @@ def main():
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "steps.csv", index=False)
-    draw(table, args).savefig(folder / "batch_norm_landscape.png", dpi=110)
-    print(report(table))
+    text = report(table)
+    figure = draw(table, args)
+    below(figure, text.splitlines()[-1])
+    figure.savefig(folder / "batch_norm_landscape.png", dpi=110)
+    print(text)
     print(f"The picture is {folder / 'batch_norm_landscape.png'}")
     print(f"{time.perf_counter() - begin:.0f} s in all")
 
@@ -237,7 +241,7 @@ def draw(table, args):
         ax.set_ylim(0, None)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     line, guessing = (found[-1:] for found in axes[1, 2].get_legend_handles_labels())
-    figure.legend(handles + line, labels + guessing, loc="outside lower center", ncols=3)
+    axes[1, 2].legend(handles + line, labels + guessing, loc="upper right")
     return figure
 
 

@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from _data import DATASETS, load_images
 from _options import add_dataset, add_epochs, parser
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -59,19 +60,21 @@ def main():
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     layers.to_csv(folder / "layers.csv")
-    draw(spectrum, top.records).savefig(folder / "curvature.png", dpi=110)
+    text = (
+        f"{100 * share.value:.0f} % of the squared gradient lies in {CLASSES} of "
+        f"{spectrum.size:,} directions, and they hold "
+        f"{100 * largest.eigenvalues.sum() / trace.estimate:.0f} % of the trace."
+    )
+    figure = draw(spectrum, top.records)
+    below(figure, text)
+    figure.savefig(folder / "curvature.png", dpi=110)
 
     print(f"\nOn {samples} images, loss {surface.value():.4f}:")
     for value, residual in zip(largest.eigenvalues, largest.residuals, strict=True):
         print(f"  eigenvalue {value:9.4g} ± {residual:.1g}")
     print(f"  trace      {trace.estimate:9.4g} ± {trace.stderr:.1g} ({trace.products} products)")
     print(layers[["parameters", "top", "top/residual_1", "trace", "trace/stderr"]].to_string())
-    print(
-        f"\n{100 * share.value:.0f} % of the squared gradient lies in {CLASSES} of "
-        f"{spectrum.size:,} directions, and they hold "
-        f"{100 * largest.eigenvalues.sum() / trace.estimate:.0f} % of the trace.\n"
-        f"The picture is {folder / 'curvature.png'}"
-    )
+    print(f"\n{text}\nThe picture is {folder / 'curvature.png'}")
 
 
 def draw(spectrum, records):

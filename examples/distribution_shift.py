@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from _data import DATASETS, load_images
 from _options import add_dataset, add_epochs, add_seeds, parser
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -71,10 +72,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "accuracy.csv", index=False)
     layers.to_csv(folder / "layers.csv")
-    draw(table, layers, grey_test, new_test, args).savefig(
-        folder / "distribution_shift.png", dpi=110
-    )
-    print(report(table, begins, args))
+    text = report(table, begins, args)
+    figure = draw(table, layers, grey_test, new_test, args)
+    below(figure, text.splitlines()[-1])
+    figure.savefig(folder / "distribution_shift.png", dpi=110)
+    print(text)
     print(f"The picture is {folder / 'distribution_shift.png'}")
     print(f"{time.perf_counter() - begin:.0f} s in all")
 

@@ -19,6 +19,7 @@ from _data import DATASETS, TARGETS, Shuffled, load_images
 from _judge import Judge
 from _options import add_dataset, add_seeds, parser, positive
 from _shift_report import PERCENTILES, draw, report
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -56,8 +57,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     steps.to_csv(folder / "steps.csv", index=False)
     drifts.to_csv(folder / "drifts.csv", index_label="unit")
-    draw(steps, args).savefig(folder / "internal_covariate_shift.png", dpi=110)
-    print(report(steps, drifts, args))
+    text = report(steps, drifts, args)
+    figure = draw(steps, args)
+    below(figure, text)
+    figure.savefig(folder / "internal_covariate_shift.png", dpi=110)
+    print(text)
     print(f"The picture is {folder / 'internal_covariate_shift.png'}")
     print(f"{time.perf_counter() - begin:.0f} s in all")
 

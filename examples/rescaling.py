@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from _data import DATASETS, load_images
 from _options import add_dataset, add_epochs, parser
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -74,11 +75,16 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "rescaling.csv")
     relative = table.div(table["1"], axis=0)
-    draw(relative).savefig(folder / "rescaling.png", dpi=110)
-    print(table.to_string(float_format=lambda v: f"{v:.4g}"))
     moves = relative.max(axis=1) > FIXED * relative.min(axis=1)
-    print(f"\nThe function is the same for every a. Moved: {', '.join(moves.index[moves])}.")
-    print(f"Not moved: {', '.join(moves.index[~moves])}.")
+    text = (
+        f"The function is the same for every a. Moved: {', '.join(moves.index[moves])}.\n"
+        f"Not moved: {', '.join(moves.index[~moves])}."
+    )
+    figure = draw(relative)
+    below(figure, text)
+    figure.savefig(folder / "rescaling.png", dpi=110)
+    print(table.to_string(float_format=lambda v: f"{v:.4g}"))
+    print(f"\n{text}")
     print(f"The picture is {folder / 'rescaling.png'}")
 
 

@@ -11,6 +11,7 @@ import keras
 import keras_tuner
 from _data import DATASETS, load_images
 from _options import add_dataset, add_epochs, parser, positive
+from _verdict import below
 from matplotlib.figure import Figure
 
 import keras_regtools as rt
@@ -52,7 +53,33 @@ def draw(table, path):
     for ax, column in zip(figure.subplots(3, 3).flat, columns, strict=True):
         rt.plots.search(table, column, ax=ax)
     figure.suptitle("Each point is a trial: validation loss without penalties (lower is better)")
+    below(figure, verdict(table))
     figure.savefig(path, dpi=110)
+
+
+def verdict(table):
+    """The best trial, and what went with the loss over all of them."""
+    known = table.dropna(subset=["val_loss"]).sort_values("val_loss")
+    if known.empty:
+        return "No trial has a validation loss."
+    best = known.iloc[0]
+    batch_norm = "with" if best["batch_norm"] else "without"
+    found = [
+        f"The best of {len(table)} trials: loss {best['val_loss']:.3g}, {batch_norm} batch "
+        f"normalization, batches of {best['batch_size']:.0f} at the rate "
+        f"{best['learning_rate']:.2g}, dropout {best['conv_dropout']:g} and "
+        f"{best['dense_dropout']:g}, L2 {best['conv_l2']:.2g} and {best['dense_l2']:.2g} "
+        "(convolutions, dense layers)."
+    ]
+    ranks = known.select_dtypes("number").drop(columns=["val_loss", "loss", "val_accuracy"])
+    with_loss = ranks.corrwith(known["val_loss"], method="spearman").dropna()
+    if len(known) > 2 and len(with_loss):
+        name = with_loss.abs().idxmax()
+        found.append(
+            f"What went most with the loss was {name} (rank correlation {with_loss[name]:+.2f}); "
+            f"{len(known)} trials at random tell little more than where to look next."
+        )
+    return " ".join(found)
 
 
 def parse():

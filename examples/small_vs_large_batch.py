@@ -17,10 +17,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from _batch_report import EPSILONS, GROUPS, report
+from _batch_report import EPSILONS, GROUPS, report, verdict
 from _data import DATASETS, load_images
 from _options import add_dataset, parser, positive
+from _verdict import below
 
 import keras_regtools as rt
 
@@ -96,7 +98,9 @@ def main():
     lines = parametric(model, ends, args.seed, (x, y), (x_test, y_test), args)
     for name, line in lines.items():
         line.to_frame().to_csv(folder / f"line_{name}.csv")
-    draw(table, lines, sizes, args).savefig(folder / "small_vs_large_batch.png", dpi=110)
+    figure = draw(table, lines, sizes, args)
+    below(figure, verdict(table, args))
+    figure.savefig(folder / "small_vs_large_batch.png", dpi=110)
     print(report(table, sizes, args))
     print(f"The picture is {folder / 'small_vs_large_batch.png'}")
     print(f"{time.perf_counter() - begin:.0f} s in all")
@@ -127,7 +131,9 @@ def parse():
         "other images",
     )
     options.add_argument(
-        "--epochs", type=positive, default=100, help="the most epochs (default: %(default)s)"
+        "--epochs",
+        type=positive,
+        help="the most epochs; default: 40 for digits, 100 for other images",
     )
     options.add_argument(
         "--rule",
@@ -144,6 +150,7 @@ def parse():
     )
     args = options.parse_args()
     args.target = args.target or (0.005 if args.dataset == "digits" else 0.02)
+    args.epochs = args.epochs or (40 if args.dataset == "digits" else 100)
     return args
 
 
@@ -205,6 +212,8 @@ def draw(table, lines, sizes, args):
             values = runs.set_index("group").loc[list(GROUPS), f"full {epsilon:g}"]
             label = f"ε = {epsilon:g}" if seed == args.seed else None
             sharpness.plot(range(3), values, "o-", color=f"C{i}", alpha=0.7, label=label)
+            short = ~runs.set_index("group").loc[list(GROUPS), "reached"].to_numpy(bool)
+            sharpness.plot(np.arange(3)[short], values[short], "ko", markersize=10, mfc="none")
     sharpness.set_xticks(
         range(3),
         [
@@ -219,6 +228,8 @@ def draw(table, lines, sizes, args):
         title=f"Sharpness at the same training loss, {args.seeds} seeds",
     )
     sharpness.grid(alpha=0.3)
+    if not table["reached"].all():
+        sharpness.plot([], [], "ko", markersize=10, mfc="none", label="did not reach that loss")
     sharpness.legend()
     names = {"large": f"the large batch ({sizes['large']})", "scaled": "its scaled rate"}
     for ax, (name, line) in zip([axes[0, 1], axes[1, 0], axes[1, 1]], lines.items(), strict=True):

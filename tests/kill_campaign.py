@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,20 @@ def train(directory, order):
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     backup = keras.callbacks.BackupAndRestore(str(directory / "backup"), delete_checkpoint=False)
+
+    class Whole(keras.callbacks.Callback):
+        """Keras writes its backup in place, and a kill may tear it: what counts is a copy."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            new = directory / "whole.new"
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(directory / "backup", new)
+            new.rename(directory / f"whole.{epoch:02}.{time.time_ns()}")
+
+    shutil.rmtree(directory / "backup", ignore_errors=True)
+    if kept := sorted(directory.glob("whole.[0-9]*")):
+        shutil.copytree(kept[-1], directory / "backup")
+    backups = [backup, Whole()]
     ours = [
         rt.callbacks.Report(directory / "run"),
         rt.callbacks.LinearScalingLR(16, 8, warmup_epochs=3),
@@ -53,7 +68,7 @@ def train(directory, order):
         epochs=EPOCHS,
         shuffle=False,
         validation_data=(x, y),
-        callbacks=[backup, *ours] if order == "backup first" else [*ours, backup],
+        callbacks=[*backups, *ours] if order == "backup first" else [*ours, *backups],
         verbose=0,
     )
     state = [*model.variables, *optimizer.variables]
@@ -68,8 +83,9 @@ def start(directory, order):
 
 
 def wait(process):
+    """The end of a process, which has no error of its own."""
     _, error = process.communicate()
-    if process.returncode != 0:
+    if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(error.decode()[-3000:])
 
 
@@ -89,7 +105,7 @@ def killed(directory, order, kills, rng, seconds):
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             done += 1
-        process.communicate()
+        wait(process)
         if (directory / "state.npz").exists():
             return done  # it was over before it was killed
 

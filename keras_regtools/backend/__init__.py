@@ -19,9 +19,13 @@ being differentiated, into another function, not yet compiled:
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
 - `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
   variable whose assignments are only noted;
-- `when(condition, values, variables, assigned)` assigns the list `values()` to the variables if
-  the condition holds. `assigned` is a variable that was assigned just before, which tells whether
-  assignments are only noted;
+- `when(condition, update, variables, others, given, assigned)` assigns the list
+  `update(kept, given)` to the variables if the condition holds. `variables` and `others`, which are
+  only read, are dicts of variables, `kept` is a dict of all their values, and `given` a structure
+  of tensors, the only ones that `update` may use. Equal updates are traced once. `assigned` is a
+  variable that was assigned just before, which tells whether assignments are only noted;
+- `once(fn, *args)`: `fn(*args)`, of tensors or `None`; a backend that traces does it once for all
+  numbers of channels, the last axis;
 - `choose(condition, one, other)`: `one()` if the condition holds, `other()` if not;
 - `Mailbox(shape, compiled)` gathers arrays that a step, compiled by XLA or not, gives now and then:
   `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if the
@@ -35,6 +39,7 @@ being differentiated, into another function, not yet compiled:
 - `aside(gradient)`: a gradient once more, for a branch of a step that XLA does not compile, which
   leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
+- `squared_norms(tensors)`: the sum of squares of each, as one tensor;
 - `describe()`: the backend's version and what it makes of the processor, as a dict of strings;
 - `put(variable, index, value, assigned)` assigns one entry of a variable.
 """
@@ -65,9 +70,11 @@ held = _chosen.held
 hvp = _chosen.hvp
 jit = _chosen.jit
 mean_over = _chosen.mean_over
+once = _chosen.once
 put = _chosen.put
 replicas = _chosen.replicas
 require = _chosen.require
+squared_norms = _chosen.squared_norms
 traced_function = _chosen.traced_function
 value_and_grad = _chosen.value_and_grad
 watch_steps = _chosen.watch_steps
@@ -92,9 +99,11 @@ __all__ = [
     "hvp",
     "jit",
     "mean_over",
+    "once",
     "put",
     "replicas",
     "require",
+    "squared_norms",
     "traced_function",
     "value_and_grad",
     "watch_steps",

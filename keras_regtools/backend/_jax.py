@@ -11,9 +11,11 @@ from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
     aside,
     dense,
+    once,
     put,
     replicas,
     require,
+    squared_norms,
     traced_function,
 )
 
@@ -61,12 +63,11 @@ def frozen_draws():
     return contextlib.nullcontext()
 
 
-def when(condition, values, variables, assigned):
+def when(condition, update, variables, others, given, assigned):
     if _is_traced(condition):
-        _plain.when(condition, values, variables, assigned)
+        _plain.when(condition, update, variables, others, given, assigned)
     elif condition:
-        for variable, value in zip(variables, values(), strict=True):
-            variable.assign(value)
+        _plain.assign(update, variables, others, given)
 
 
 def choose(condition, one, other):

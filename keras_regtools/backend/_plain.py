@@ -12,6 +12,10 @@ def dense(gradient):
     return ops.convert_to_tensor(gradient)
 
 
+def squared_norms(tensors):
+    return ops.stack([ops.sum(ops.square(t)) for t in tensors])
+
+
 def aside(gradient):
     return gradient
 
@@ -24,16 +28,33 @@ def require(condition, message, assigned):
     """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
 
 
-def when(condition, values, variables, assigned):
+def when(condition, update, variables, others, given, assigned):
     """Both branches give values, and all variables are assigned, as a pure function needs it."""
-    kept = [variable * 1 for variable in variables]  # plain tensors, which both branches can return
-    found = ops.cond(condition, lambda: tuple(values()), lambda: tuple(kept))
-    for variable, value in zip(variables, found, strict=True):
+    # Plain tensors, which both branches can return.
+    kept = {name: variable * 1 for name, variable in variables.items()}
+    read = {name: variable * 1 for name, variable in others.items()}
+    found = ops.cond(
+        condition,
+        lambda: tuple(update({**kept, **read}, given)),
+        lambda: tuple(kept.values()),
+    )
+    for variable, value in zip(variables.values(), found, strict=True):
+        variable.assign(value)
+
+
+def assign(update, variables, others, given):
+    """The same where no graph is made."""
+    known = {name: v * 1 for name, v in {**variables, **others}.items()}
+    for variable, value in zip(variables.values(), update(known, given), strict=True):
         variable.assign(value)
 
 
 def choose(condition, one, other):
     return ops.cond(condition, one, other)
+
+
+def once(fn, *args):
+    return fn(*args)
 
 
 def put(variable, index, value, assigned):

@@ -16,8 +16,10 @@ from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     aside,
     dense,
     held,
+    once,
     put,
     require,
+    squared_norms,
     traced_function,
     when,
 )

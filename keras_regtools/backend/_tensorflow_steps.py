@@ -2,9 +2,15 @@
 
 import threading
 
+import keras
 import tensorflow as tf
 
 from keras_regtools.backend import _plain
+
+try:  # no public function tells it
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+except ImportError:
+    GraphOrParentsInXlaContext = None
 
 
 def require(condition, message, assigned):
@@ -13,17 +19,142 @@ def require(condition, message, assigned):
         tf.debugging.Assert(condition, [message])
 
 
-def when(condition, values, variables, assigned):
+def when(condition, update, variables, others, given, assigned):
     if _only_notes(assigned):
-        return _plain.when(condition, values, variables, assigned)
+        return _plain.when(condition, update, variables, others, given, assigned)
+    known = {**variables, **others}
+    if tf.executing_eagerly():
+        return _plain.assign(update, variables, others, given) if condition else None
+    kept = {n: tf.TensorSpec([*v.shape[:-1], None], v.dtype) for n, v in known.items()}
+    given_as = tf.nest.map_structure(lambda t: tf.TensorSpec([None] * t.shape.rank, t.dtype), given)
+    act, rest = _branches(update, len(variables), kept, given_as)
+    handles = [variable.value.handle for variable in known.values()]
+    # As a call and not put in line: of a branch in line, TensorFlow goes through every node.
+    return tf.raw_ops.If(
+        cond=condition,
+        input=[*handles, *tf.nest.flatten(given)],
+        Tout=[tf.bool],
+        then_branch=act,
+        else_branch=rest,
+    )
 
-    def assign():
-        for variable, value in zip(variables, values(), strict=True):
-            variable.assign(value)
-        return True
 
-    # No copies of large variables in the steps in which nothing is to be done.
-    return tf.cond(condition, _apart(assign), lambda: False)
+def once(fn, *args):
+    if not tf.inside_function():
+        return fn(*args)
+    types = [_any_size(t) for t in args]
+    traced = _as_it_is(lambda *args: fn(*args))
+    made = _kept((fn, str(types)), lambda: traced.get_concrete_function(*types))
+    found = _call(made, [t for t in args if t is not None], [t.dtype for t in made.outputs])
+    for tensor, like in zip(found, made.outputs, strict=True):
+        tensor.set_shape(like.shape)
+    return tf.nest.pack_sequence_as(made.structured_outputs, found)
+
+
+def _any_size(t):
+    """The type of a tensor with any number of channels."""
+    if t is None:
+        return None
+    return tf.TensorSpec([*t.shape[:-1], None], t.dtype)
+
+
+def _branches(update, assigned, kept, given):
+    """The functions that read variables by their handles, update and assign them, or do nothing.
+
+    The same for all layers whose updates are equal: to trace it is most of what recording costs in
+    a first step.
+    """
+    key = (update, assigned, str(kept), str(given))
+    return _kept(key, lambda: _traced(update, assigned, kept, given))
+
+
+_MADE = {}
+_MOST = 256  # of the functions that are kept
+
+
+def _kept(key, make):
+    alone = _is_one_device()
+    key = (keras.config.floatx(), alone, *key)
+    with _LOCK:
+        if key not in _MADE:
+            while len(_MADE) >= _MOST:
+                del _MADE[next(iter(_MADE))]
+            before, _TRACED.alone = getattr(_TRACED, "alone", None), alone
+            try:
+                with tf.init_scope(), tf.device(None):
+                    _MADE[key] = make()
+            finally:
+                _TRACED.alone = before
+        return _MADE[key]
+
+
+_TRACED = threading.local()  # where what this thread traces at present will run
+_LOCK = threading.RLock()  # replicas are traced in threads of their own
+
+
+def _traced(update, assigned, kept, given):
+    def act(handles, given):
+        values = {}
+        for handle, (name, spec) in zip(handles, kept.items(), strict=True):
+            values[name] = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
+            values[name].set_shape(spec.shape)
+        for handle, value in zip(handles[:assigned], update(values, given), strict=True):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+        return tf.constant(True)
+
+    def rest(handles, given):
+        return tf.constant(False)
+
+    handles = [tf.TensorSpec([], tf.resource)] * len(kept)
+    act, rest = (_as_it_is(branch).get_concrete_function(handles, given) for branch in (act, rest))
+
+    def call(handles, given):
+        return _call(act, [*handles, *tf.nest.flatten(given)], [tf.bool])
+
+    return _as_it_is(call).get_concrete_function(handles, given), rest
+
+
+def _call(made, tensors, types):
+    """One node of the graph, and one function for all nodes that call it."""
+    if _is_one_device():
+        # TensorFlow prepares what it takes for a call of another device once and as it is; any
+        # other call it prepares for all devices, which takes longer than to run it many times.
+        return tf.raw_ops.RemoteCall(target=_ALONE, args=tensors, Tout=types, f=made)
+    return tf.raw_ops.StatefulPartitionedCall(
+        args=tensors, Tout=types, f=made, config_proto=_AS_IT_IS
+    )
+
+
+_ALONE = "/job:localhost/replica:0/task:0/device:CPU:0"
+
+
+def _is_one_device():
+    """Whether all that is traced now will run on one processor, without XLA."""
+    if getattr(_TRACED, "alone", None) is not None:
+        return _TRACED.alone
+    if [device.name for device in tf.config.list_logical_devices()] != ["/device:CPU:0"]:
+        return False
+    if tf.distribute.has_strategy() or GraphOrParentsInXlaContext is None:
+        return False
+    return not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def _config():
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return config.SerializeToString()
+
+
+_AS_IT_IS = _config()
+
+
+def _as_it_is(fn):
+    """A function that is called now and then: to rewrite it for speed takes longer than it saves.
+
+    TensorFlow leaves functions alone that its input pipelines made.
+    """
+    own = {"_tf_data_function": True, "_noinline": True}
+    return tf.function(fn, autograph=False, experimental_attributes=own)
 
 
 def traced_function():
@@ -50,7 +181,8 @@ def put(variable, index, value, assigned):
     if _only_notes(assigned):
         return _plain.put(variable, index, value, assigned)
     # Assigning to a slice would make XLA compile anew for each index.
-    return variable.value.scatter_update(tf.IndexedSlices(value[None], index[None]))
+    handle = variable.value.handle
+    return tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=index, updates=value)
 
 
 def _only_notes(assigned):
@@ -133,3 +265,8 @@ _MERGED = {
 def dense(gradient):
     """That of an embedding comes as slices, in which a row may stand twice."""
     return tf.convert_to_tensor(gradient)
+
+
+def squared_norms(tensors):
+    """In few operations: a model has hundreds of variables, and each operation takes its time."""
+    return 2.0 * tf.stack([tf.nn.l2_loss(t) for t in tensors])

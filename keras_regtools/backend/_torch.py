@@ -11,9 +11,11 @@ from keras_regtools.backend._plain import (  # noqa: F401
     aside,
     choose,
     dense,
+    once,
     put,
     replicas,
     require,
+    squared_norms,
     traced_function,
 )
 
@@ -120,10 +122,9 @@ def describe():
     return {"torch": f"{torch.__version__}, {torch.get_num_threads()} threads"}
 
 
-def when(condition, values, variables, assigned):
+def when(condition, update, variables, others, given, assigned):
     if condition:
-        for variable, value in zip(variables, values(), strict=True):
-            variable.assign(value)
+        _plain.assign(update, variables, others, given)
 
 
 def watch_steps(model, due, watch):

@@ -106,7 +106,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
             return self.silent_call(inputs, training=training, mask=mask)
         reference = (self.moving_mean, self.moving_variance)
         if self.before is None or self._maps_by_channel:
-            signal = None if self.before is None else self._scale_and_offset
+            signal = None if self.before is None else self._affine()
             self._record(inputs, mask, reference, signal)
             return self.silent_call(inputs, training=training, mask=mask)
         # Before the output is made, which moves the moving statistics.
@@ -123,16 +123,13 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         """Whether all samples get the same scale and offset, which are those of the batch."""
         return self.virtual_batch_size is None and not getattr(self, "renorm", False)
 
-    def _scale_and_offset(self, mean, variance):
-        if not self.trainable:
-            mean, variance = self.moving_mean, self.moving_variance
-        mean, variance = ops.cast(mean, "float32"), ops.cast(variance, "float32")
-        scale, offset = ops.rsqrt(variance + self.epsilon), 0.0
-        if self.gamma is not None:
-            scale = scale * ops.cast(self.gamma, "float32")
-        if self.beta is not None:
-            offset = ops.cast(self.beta, "float32")
-        return scale, offset - mean * scale
+    def _affine(self):
+        """What the scale and the offset by channel are made of."""
+        own = {"gamma": self.gamma, "beta": self.beta}
+        own = {n: None if v is None else ops.convert_to_tensor(v) for n, v in own.items()}
+        moving = (self.moving_mean, self.moving_variance)
+        moving = None if self.trainable else tuple(ops.convert_to_tensor(v) for v in moving)
+        return {**own, "moving": moving}
 
     def silent_call(self, inputs, training=None, mask=None):
         """`call` without the recording."""

@@ -5,18 +5,18 @@ from keras import ops
 
 BINS = 192
 SAMPLE = 2048  # the most entries of a channel that one step adds
-_WIDTH = 1 / 16  # of a bin, in units of asinh((x - centre) / scale)
-_FURTHEST = np.sinh(BINS / 2 * _WIDTH)  # 202 scales from the centre
+_WIDTH = 1 / 16  # of a bin, in asinh((x - centre) / scale): up to 202 scales from the centre
 _GOLDEN = (np.arange(SAMPLE) * ((5**0.5 - 1) / 2)) % 1
 
 
 def sampled(x, axis):
     """At most `SAMPLE` entries of each channel, evenly from all over the tensor, as a matrix."""
     x = ops.moveaxis(x, axis, -1)
+    *sizes, channels = ops.shape(x)
     count = 1
-    for size in ops.shape(x)[:-1]:
+    for size in sizes:
         count = count * size
-    flat = ops.reshape(x, [-1, x.shape[-1]])
+    flat = ops.reshape(x, [-1, channels])
     if isinstance(count, int) and count <= SAMPLE:
         return flat
     # The golden section steps through any grid without following its rows.
@@ -26,7 +26,7 @@ def sampled(x, axis):
     return ops.take(flat, ops.minimum(rows, count - 1), axis=0)
 
 
-def grid(mean, variance):
+def _fresh_grid(mean, variance):
     """Centre and scale of the bins, for entries like those seen first: two rows."""
     wide = ops.sqrt(variance)
     # A channel that stood still gets the scale of the others.
@@ -37,24 +37,36 @@ def grid(mean, variance):
     return ops.stack([centre, ops.where(fits, wide, ops.where(ops.isfinite(usual), usual, 1.0))])
 
 
-def regridded(histogram, grid, fresh, low, high):
-    """The histogram and the grid for the next entries.
+def added(histogram, grid, x, weight, mean, variance, low, high, counted=None):
+    """A histogram and its grid with the entries of one more step.
 
-    Entries that stood still, or none at all, told no scale: they go into their bin of the fresh
-    grid. `low` and `high` are the extremes of the entries so far.
+    Entries that stood still, or none at all, told no scale: they go into their bin of a fresh grid.
+
+    Args:
+        histogram: Tensor of the shape `(BINS, channels)`.
+        grid: Centre and scale of the bins, two rows.
+        x: The entries, as `sampled` gives them.
+        weight: How many entries each stands for, by channel.
+        mean, variance: Moments of the step, by channel.
+        low, high: The extremes of the entries so far, by channel.
+        counted: Booleans of the shape of `x`, or `None`.
+
+    Returns:
+        `[grid, histogram]`.
     """
     still = low >= high
-    grid = ops.where(still, fresh, grid)
-    here = ops.equal(np.arange(BINS, dtype="int32")[:, None], _bins((low - grid[0]) / grid[1]))
+    grid = ops.where(still, _fresh_grid(mean, variance), grid)
+    centre, scale = ops.unstack(grid, 2)
+    here = ops.equal(np.arange(BINS, dtype="int32")[:, None], _bins((low - centre) / scale))
     moved = ops.where(here, ops.sum(histogram, axis=0), 0.0)
-    return ops.where(still, moved, histogram), grid
+    histogram = ops.where(still, moved, histogram)
+    return [grid, histogram + counts(x, (centre, scale), counted) * weight]
 
 
 def _bins(z):
-    z = ops.clip(z, -_FURTHEST, _FURTHEST)
     far = ops.abs(z)
-    place = ops.sign(z) * ops.log(far + ops.sqrt(far * far + 1)) / _WIDTH + BINS / 2
-    return ops.clip(ops.cast(ops.floor(place), "int32"), 0, BINS - 1)
+    place = ops.sign(z) * ops.log(far + ops.sqrt(far * far + 1.0)) / _WIDTH + BINS / 2
+    return ops.cast(ops.clip(ops.floor(place), 0.0, BINS - 1.0), "int32")
 
 
 def counts(x, grid, counted=None):
@@ -62,14 +74,15 @@ def counts(x, grid, counted=None):
 
     Args:
         x: Matrix, entries by channels.
-        grid: Centre and scale of each channel, two rows.
+        grid: Centre and scale of each channel.
         counted: Booleans of the shape of `x`, or `None`; NaN never counts.
 
     Returns:
         Tensor of the shape `(BINS, channels)`; what lies further out is in the outermost bins.
     """
-    channels = x.shape[-1]
-    z = (x - grid[0]) / grid[1]
+    channels = ops.shape(x)[-1]
+    centre, scale = grid
+    z = (x - centre) / scale
     known = ops.logical_not(ops.isnan(z))
     if counted is not None:
         known = ops.logical_and(known, counted)

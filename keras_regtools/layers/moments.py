@@ -38,11 +38,10 @@ def entries(x, axes, counted=None):
     """How many entries count, by channel."""
     if counted is not None:
         return ops.sum(ops.cast(counted, x.dtype), axis=axes)
-    number, sizes = 1, ops.shape(x)
-    (channel,) = (i for i in range(len(sizes)) if i not in axes)
-    for axis in reversed(axes):  # known sizes first, the batch's last
-        number = number * sizes[axis]
-    return ops.ones([x.shape[channel]], x.dtype) * ops.cast(number, x.dtype)
+    (channel,) = (i for i in range(len(x.shape)) if i not in axes)
+    channels = ops.shape(x)[channel]
+    number = ops.cast(ops.size(x), x.dtype) / ops.cast(channels, x.dtype)
+    return ops.broadcast_to(number, [channels])
 
 
 def average(x, axes, counted=None):
@@ -68,6 +67,8 @@ def moments(x, axes, mask=None, synchronized=False):
 
 def along(values, x, axes):
     """Values by channel in a shape that broadcasts against the tensor."""
+    if axes[-1] == len(axes) - 1:  # the channels are the last axis
+        return values
     return ops.reshape(values, [1 if i in axes else -1 for i in range(len(x.shape))])
 
 
@@ -82,32 +83,36 @@ def pooled(a, b, ops=ops):
     """The moments of two sets of entries together.
 
     Args:
-        a, b: Dicts of `"count"`, `"mean"`, `"variance"` (biased), and, if wanted, `"skewness"` and
-            `"kurtosis"` (the standardized third and fourth moments).
+        a, b: Tensors of the rows count, mean and biased variance, and, if wanted, skewness and
+            kurtosis (the standardized third and fourth moments), by channel.
         ops: `keras.ops`, or numpy under its names.
 
     Returns:
-        A dict of the same; [Pébay, 2008](https://www.osti.gov/biblio/1028931), with standardized
+        The same rows; [Pébay, 2008](https://www.osti.gov/biblio/1028931), with standardized
         moments in place of sums of powers, which overflow.
     """
-    count = a["count"] + b["count"]
-    share = b["count"] / ops.maximum(count, 1)
-    start = ops.where(a["count"] > 0, a["mean"], b["mean"])
-    step = b["mean"] - start
-    mean = start + share * step
-    parts = ((a, 1 - share, -share * step), (b, share, (1 - share) * step))
-    variance = sum(s * (part["variance"] + d * d) for part, s, d in parts)
-    result = {"count": count, "mean": mean, "variance": variance}
-    if "skewness" in a:
-        inverse, skewness, kurtosis = _inverse_root(variance, ops), 0.0, 0.0
-        for part, s, d in parts:
-            width, off = ops.sqrt(part["variance"]) * inverse, d * inverse
-            third = part["skewness"] * width**3
-            skewness = skewness + s * (third + 3 * width**2 * off + off**3)
-            fourth = part["kurtosis"] * width**4 + 4 * third * off + 6 * (width * off) ** 2
-            kurtosis = kurtosis + s * (fourth + off**4)
-        result |= {"skewness": skewness, "kurtosis": kurtosis}
-    return result
+    number = a.shape[0]
+    (count, mean, *_), (more, other, *_) = (ops.unstack(t, number) for t in (a, b))
+    _, _, variances, *shapes = ops.unstack(ops.stack([a, b], axis=1), number)
+    total = count + more
+    share = more / ops.maximum(total, 1.0)
+    mean = ops.where(count > 0, mean, other)
+    step = other - mean
+    moved = share * step
+    weights, off = ops.stack([1.0 - share, share]), ops.stack([-moved, step - moved])
+    variance = ops.sum(weights * (variances + off * off), axis=0)
+    rows = [total, mean + moved, variance]
+    if shapes:
+        skewness, kurtosis = shapes
+        inverse = _inverse_root(variance, ops)
+        width, off = ops.sqrt(variances) * inverse, off * inverse
+        wide, far = width * width, off * off
+        third = skewness * wide * width
+        new = third + off * (3.0 * wide + far)
+        rows.append(ops.sum(weights * new, axis=0))
+        new = kurtosis * wide * wide + 4.0 * third * off + far * (6.0 * wide + far)
+        rows.append(ops.sum(weights * new, axis=0))
+    return ops.stack(rows)
 
 
 def stands_still(mean, variance):

@@ -1,5 +1,7 @@
 """The recorder inside a layer: statistics of training steps, kept in the graph as hidden state."""
 
+import dataclasses
+import math
 import weakref
 
 import keras
@@ -8,16 +10,8 @@ from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.layers import histogram
-from keras_regtools.layers.moments import (
-    average,
-    entries,
-    moments,
-    reduced,
-    reduction_axes,
-    shape_moments,
-    spread,
-)
-from keras_regtools.layers.quantities import CONSTANT_VARIANCE
+from keras_regtools.layers.addition import SAMPLE, STEP, STEPS, Addition
+from keras_regtools.layers.moments import average, moments, reduction_axes, spread
 from keras_regtools.layers.rows import (
     MOMENTS,
     NUMPY,
@@ -26,13 +20,8 @@ from keras_regtools.layers.rows import (
     WAITING_ROWS,
     merged_samples,
     merged_steps,
-    not_finite,
-    of_channels,
     of_steps,
-    sampled_rows,
-    waiting_rows,
 )
-from keras_regtools.layers.signal import Signal
 from keras_regtools.state import State, functional_scope
 
 _LONGEST = 16  # the most steps that wait
@@ -102,64 +91,81 @@ class Recorder(State):
             mask: `None`, or a tensor of one rank less than `x`, true where entries count.
             reference: `(mean, variance)` to measure the distance to, or `None`.
             synchronized: Whether the moments are those over all replicas.
-            signal: What the activation gets, where that is not `x`: a tensor, or a function that
-                makes a scale and an offset by channel of the mean and the variance.
+            signal: What the activation gets, where that is not `x`: a tensor, or the arguments of
+                `scale_and_offset` as a dict.
         """
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
         first = self._begins_step()
-        clock = ops.convert_to_tensor(self.clock) * 1
-        if first:
-            self.clock.assign(clock + 1)
-        else:  # once more in the step that is counted already
-            clock = clock - 1
-        slot = ops.mod(clock[1], self.cycle if self.each_step else self.wanted.every)
+        clock = ops.convert_to_tensor(self.clock) + int(first)
+        if first:  # and not once more in the step that is counted already
+            self.clock.assign(clock)
+        number, since = ops.unstack(clock, 2)
+        slot = self._place(since, self.cycle if self.each_step else self.wanted.every)
         due = ops.equal(slot, 0)
-        sampled = [self.samples] + ([self.grid, self.histogram] if self._has_histogram else [])
-
+        given = {"x": x}
+        if mask is not None:
+            given["mask"] = mask
         if not self.each_step:
             # One pass, so that no NaN comes and goes unseen.
             finite = ops.all(ops.isfinite(average(x, axes, spread(mask, x))))
             due = ops.logical_or(due, ops.logical_not(finite))
-
-            def add():
-                mean, variance = moments(x, axes, mask)
-                rows = waiting_rows(x, axes, mask, mean, variance, reference)
-                rows = of_channels(self.wanted.channels, 1, rows)[None]
-                totals = merged_steps(self.totals * 1, of_steps(rows, clock[0], self.epsilon))
-                return [totals, *self._sample(x, axis, axes, mask, signal, mean, variance)]
-
-            backend.when(due, add, [self.totals, *sampled], self.clock)
+            addition = self._addition((STEP, SAMPLE), own_moments=True)
+            self._add(due, addition, axis, {**given, "number": number})
             return
 
         mean, variance = moments(x, axes, mask, synchronized)
-        rows = waiting_rows(x, axes, mask, mean, variance, reference)
-        rows = of_channels(self.wanted.channels, 1, rows)
-
-        def add_steps():
-            """Those of the cycle that is over; at the first step after a reset, zeros."""
-            waited = of_steps(self.waiting * 1, clock[0] - self.cycle, self.epsilon)
-            return [merged_steps(self.totals * 1, waited)]
-
-        def add_sample():
-            own = moments(x, axes, mask) if synchronized else (mean, variance)
-            behind = signal(mean, variance) if callable(signal) else signal
-            return self._sample(x, axis, axes, mask, behind, *own)
-
+        given |= {"mean": mean, "variance": variance}
+        rows = self._addition((), axis=axis).rows({**given, "reference": reference})
+        if isinstance(signal, dict):
+            given["affine"] = {name: t for name, t in signal.items() if t is not None}
+        elif signal is not None:
+            given["signal"] = signal
+        if synchronized:  # what each replica has is its own part
+            del given["mean"], given["variance"]
+        sample = self._addition((SAMPLE,), own_moments=synchronized)
         if not first:  # a second use of the layer: of the same step, and not to wait
-            own = of_steps(rows[None], clock[0], self.epsilon)
+            own = of_steps(rows[None], number - 1, self.epsilon)
             self.totals.assign(merged_steps(self.totals * 1, own))
-            due = ops.equal(ops.mod(clock[1], self.wanted.every), 0)
-            backend.when(due, add_sample, sampled, self.clock)
+            due = ops.equal(self._place(since, self.wanted.every), 0)
+            self._add(due, sample, axis, given)
             return
+        # Those of the cycle that is over; at the first step after a reset, zeros.
         if self.cycle == self.wanted.every:
-            both = [self.totals, *sampled]
-            backend.when(due, lambda: add_steps() + add_sample(), both, self.clock)
+            both = dataclasses.replace(sample, parts=(STEPS, SAMPLE))
+            self._add(due, both, axis, {**given, "number": number})
         else:
-            backend.when(due, add_steps, [self.totals], self.clock)
-            due = ops.equal(ops.mod(clock[1], self.wanted.every), 0)
-            backend.when(due, add_sample, sampled, self.clock)
+            self._add(due, self._addition((STEPS,)), axis, {"number": number})
+            due = ops.equal(self._place(since, self.wanted.every), 0)
+            self._add(due, sample, axis, given)
         backend.put(self.waiting, slot, rows, self.clock)
+
+    def _place(self, since, every):
+        """Where the step that is counted stands in a cycle of so many steps."""
+        return ops.mod(since - 1, every)
+
+    def _addition(self, parts, own_moments=False, axis=-1):
+        wanted = self.wanted
+        return Addition(
+            parts,
+            axis,
+            None if wanted.channels is None else tuple(wanted.channels),
+            tuple(wanted.names),
+            wanted.rectified,
+            wanted.saturation,
+            self.epsilon,
+            own_moments,
+        )
+
+    def _add(self, due, addition, axis, given):
+        axis, given = _samples_by_positions(axis, given)
+        addition = dataclasses.replace(addition, axis=axis)
+        names = ["totals"] if {STEP, STEPS} & {*addition.parts} else []
+        if SAMPLE in addition.parts:
+            names += ["samples"] + (["grid", "histogram"] if self._has_histogram else [])
+        reads = ["waiting"] if STEPS in addition.parts else []
+        variables, others = ({n: getattr(self, n) for n in part} for part in (names, reads))
+        backend.when(due, addition, variables, others, given, self.clock)
 
     def _begins_step(self):
         """Whether this is the layer's first call in a training step, as far as a call can tell.
@@ -179,61 +185,6 @@ class Recorder(State):
         begins = replica not in seen
         seen.add(replica)
         return begins
-
-    def _sample(self, x, axis, axes, mask, signal, mean, variance):
-        """What a sampled step makes of `samples`, and of `grid` and `histogram`, as a list."""
-        wanted = self.wanted
-        counted = spread(mask, x)
-        mapped = signal if isinstance(signal, tuple) else ()
-        x, counted = (of_channels(wanted.channels, axis, t) for t in (x, counted))
-        by_channel = (mean, variance, *mapped)
-        mean, variance, *mapped = (of_channels(wanted.channels, 0, t) for t in by_channel)
-        own = signal is None or isinstance(signal, tuple)
-        taken = x if own else ops.cast(of_channels(wanted.channels, axis, signal), x.dtype)
-        signal = Signal(taken, axes, *mapped)
-        zero = ops.zeros_like(mean)
-        new = dict.fromkeys(SAMPLED_ROWS, zero)
-        new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
-        new |= {"mean": mean, "variance": variance}
-        new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
-        # A mean that is finite is the mean of finite entries; only others are looked at.
-        new["nan_count"] = backend.choose(
-            ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
-        )
-        shape = wanted.any_of("skewness", "kurtosis")  # of a channel that does not stand still
-        if shape:
-            new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
-        if self._has_histogram or shape or wanted.any_of("minimum", "maximum", "dead"):
-            low = x if counted is None else ops.where(counted, x, np.inf)
-            high = x if counted is None else ops.where(counted, x, -np.inf)
-            new["low"] = -reduced(ops.min, low, axes)
-            new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
-            if mapped:  # of no entries, there is no highest
-                highest = signal.highest(-new["low"], new["high"])
-                new["signal_high"] = ops.where(new["count"] > 0, highest, new["high"])
-        if not own and wanted.any_of("dead"):
-            high = taken if counted is None else ops.where(counted, taken, -np.inf)
-            new["signal_high"] = reduced(ops.max, high, axes)
-        if wanted.any_of("zero_share"):
-            zeros = signal.zeros(wanted.rectified)
-            new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * new["count"]
-        if wanted.saturation is not None and wanted.any_of("saturated_share"):
-            outside = signal.outside(*wanted.saturation)
-            new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * new["count"]
-        seen = self.samples * 1
-        merged = [merged_samples(seen, sampled_rows(new))]
-        if self._has_histogram:
-            fresh = ops.cast(histogram.grid(mean, variance), "float32")
-            low, high = (seen[SAMPLED_ROWS.index(name)] for name in ("low", "high"))
-            found, grid = histogram.regridded(self.histogram * 1, self.grid * 1, fresh, -low, high)
-            part = histogram.sampled(ops.cast(x, "float32"), axis)
-            kept = None if counted is None else histogram.sampled(counted, axis)
-            # What was left out weighs with what was taken.
-            rows = ops.maximum(ops.cast(ops.shape(part)[0], x.dtype), 1)  # a replica may get none
-            weight = entries(x, axes) / rows
-            added = histogram.counts(part, grid, kept) * ops.cast(weight, "float32")
-            merged += [grid, found + added]
-        return merged
 
     def read(self):
         """What was recorded, a `dict` of arrays with one entry per channel, and the histograms.
@@ -267,8 +218,26 @@ class Recorder(State):
 
     def reset(self):
         """Begin a new reading."""
+        total, since = (int(n) for n in ops.convert_to_numpy(self.clock))
+        if not since:
+            return  # all is as it was made, or as the last reset left it
         for variable in self.variables:
             if variable is not self.clock:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
-        total = int(ops.convert_to_numpy(self.clock)[0])
         self.clock.assign(np.array([total, 0], "int32"))
+
+
+def _samples_by_positions(axis, given):
+    """The channel axis and tensors as samples, positions and channels where that costs nothing.
+
+    Layers of different rank then have the same function.
+    """
+    x = given.get("x")
+    if x is None or "mask" in given:
+        return axis, given
+    *_, channels = sizes = x.shape
+    if axis % len(sizes) != len(sizes) - 1 or None in sizes[1:]:
+        return axis, given
+    sizes = [-1, math.prod(sizes[1:-1]), channels]
+    flat = {n: ops.reshape(given[n], sizes) for n in ("x", "signal") if n in given}
+    return -1, {**given, **flat}

@@ -35,9 +35,10 @@ SAMPLED_ROWS = (
     "kurtosis",
 )
 MOMENTS = ("count", "mean", "variance", "skewness", "kurtosis")
-_ADDED = STEP_ROWS[:6]
-_ADDED_SAMPLES = SAMPLED_ROWS[:5]
-_LARGEST = SAMPLED_ROWS[5:8]
+# What is added up comes first, then what is compared, then moments.
+_STEP_PARTS = (6, 7)
+_SAMPLE_PARTS = (5, 8)
+_LARGEST = SAMPLED_ROWS[slice(*_SAMPLE_PARTS)]
 
 
 def of_channels(channels, axis, t):
@@ -63,31 +64,26 @@ def of_steps(waiting, step, epsilon, ops=ops):
         epsilon: That of the batch normalization, 0 elsewhere.
         ops: `keras.ops`, or `NUMPY` for arrays outside of a step.
     """
-    made = waiting[:, :1] > 0
-    count, mean, variance, moving_mean, moving_variance = (
-        ops.where(made, waiting, 0.0)[:, i] for i in range(len(WAITING_ROWS))
+    count, *_ = ops.split(waiting, len(WAITING_ROWS), axis=1)
+    waiting = ops.where(count > 0, waiting, 0.0)
+    count, mean, variance, moving_mean, moving_variance = ops.unstack(
+        waiting, len(WAITING_ROWS), axis=1
     )
-    made = made[:, 0]
+    made = count > 0
     moving_std = ops.where(made, ops.sqrt(moving_variance + epsilon), 1.0)
-    bad = ops.cast(ops.logical_not(ops.isfinite(mean)), "float32")
-    number = ops.cast(step + 1 + ops.arange(waiting.shape[0], dtype="int32"), "float32")
-    first = ops.min(ops.where(bad > 0, number[:, None], np.inf), axis=0)
+    finite = ops.isfinite(mean)
+    number = step + 1 + np.arange(waiting.shape[0], dtype="int32")[:, None]
+    first = ops.min(ops.where(finite, np.inf, ops.cast(number, "float32")), axis=0)
     total = ops.sum(count, axis=0)
-    share = count / ops.maximum(total, 1)
+    share = count / ops.maximum(total, 1.0)
     middle = ops.sum(share * mean, axis=0)
     spread_out = ops.sum(share * (variance + ops.square(mean - middle)), axis=0)
+    far = ops.abs(mean - moving_mean) / moving_std
     apart = ops.where(made, ops.abs(ops.sqrt(variance) - moving_std) / moving_std, 0.0)
-    made = ops.cast(made, "float32")
-    sums = (made, mean, variance, ops.abs(mean - moving_mean) / moving_std, apart, bad)
-    return ops.stack(
-        [
-            *(ops.sum(row, axis=0) for row in sums),
-            ops.where(ops.isfinite(first), first, 0.0),
-            total,
-            middle,
-            spread_out,
-        ]
-    )
+    made, bad = ops.cast(made, "float32"), 1.0 - ops.cast(finite, "float32")
+    sums = ops.sum(ops.stack([made, mean, variance, far, apart, bad]), axis=1)
+    first = ops.where(ops.isfinite(first), first, 0.0)
+    return ops.concatenate([sums, ops.stack([first, total, middle, spread_out])])
 
 
 def not_finite(x, axes, counted):
@@ -104,38 +100,28 @@ def sampled_rows(new):
 
 
 def merged_steps(a, b, ops=ops):
-    a, b = _by_name(STEP_ROWS, a, ops), _by_name(STEP_ROWS, b, ops)
-    merged = {name: a[name] + b[name] for name in _ADDED}
-    one, other = a["first_nan"], b["first_nan"]
+    (added, one, moments), (more, other, further) = (_parts(t, _STEP_PARTS, ops) for t in (a, b))
     both = ops.minimum(one, other)
-    merged["first_nan"] = ops.where(both > 0, both, ops.maximum(one, other))
-    merged |= pooled(*_of_moments(a, b, 3), ops)
-    return ops.stack([merged[name] for name in STEP_ROWS])
+    first = ops.where(both > 0, both, ops.maximum(one, other))
+    return ops.concatenate([added + more, first, pooled(moments, further, ops)])
 
 
 def merged_samples(a, b, ops=ops):
-    a, b = _by_name(SAMPLED_ROWS, a, ops), _by_name(SAMPLED_ROWS, b, ops)
-    merged = {name: a[name] + b[name] for name in _ADDED_SAMPLES}
+    (added, one, moments), (more, other, further) = (_parts(t, _SAMPLE_PARTS, ops) for t in (a, b))
     # Until something counted, the zeros that a reset leaves behind do not.
-    merged |= {
-        name: ops.where(a["count"] > 0, ops.maximum(a[name], b[name]), b[name]) for name in _LARGEST
-    }
-    merged |= pooled(*_of_moments(a, b, 5), ops)
-    return ops.stack([merged[name] for name in SAMPLED_ROWS])
+    count, *_ = ops.split(moments, len(MOMENTS))
+    largest = ops.where(count > 0, ops.maximum(one, other), other)
+    return ops.concatenate([added + more, largest, pooled(moments, further, ops)])
 
 
-def _of_moments(a, b, number):
-    return [{name: part[name] for name in MOMENTS[:number]} for part in (a, b)]
-
-
-def _by_name(names, rows, ops):
-    return dict(zip(names, ops.unstack(ops.convert_to_tensor(rows), len(names)), strict=True))
+def _parts(rows, ends, ops):
+    """Three tensors of rows; fewer operations than slices make."""
+    each, (end, next_end) = ops.unstack(rows, rows.shape[0]), ends
+    return [ops.stack(part) for part in (each[:end], each[end:next_end], each[next_end:])]
 
 
 class _Numpy:
     """Numpy under the names of `keras.ops`: many small operations cost more on a backend."""
-
-    convert_to_tensor = staticmethod(np.asarray)
 
     def __getattr__(self, name):
         return getattr(np, name)
@@ -143,8 +129,8 @@ class _Numpy:
     def cast(self, x, dtype):
         return np.asarray(x, dtype)
 
-    def unstack(self, x, number):
-        return list(x)
+    def unstack(self, x, number, axis=0):
+        return list(np.moveaxis(x, axis, 0))
 
     def rsqrt(self, x):
         return 1 / np.sqrt(x)

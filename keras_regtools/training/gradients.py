@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import ops
 
 from keras_regtools import backend
@@ -58,11 +59,12 @@ def _at_most(limit, norm):
 
 
 def _norm(tensors):
-    return ops.sqrt(sum(_squares(tensors)))
+    return ops.sqrt(ops.sum(_squares(tensors)))
 
 
 def _squares(tensors):
-    return [ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors]
+    """The squared norm of each tensor, as one tensor."""
+    return backend.squared_norms([ops.cast(t, "float32") for t in tensors])
 
 
 class GradientHook:
@@ -123,10 +125,11 @@ class GradientHook:
             moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
             of_first = _squares(first)
             of_last = of_first if last is first else _squares(last)
-            zero = ops.zeros((), "float32")
-            groups = [[i for i, (at, *_) in enumerate(known) if at in own] for own in self.groups]
+            # One sum for all layers: the operations of each would add up in large models.
+            group_of = {at: i for i, group in enumerate(self.groups) for at in group}
+            ids = np.array([group_of[at] for at, *_ in known], "int32")
             totals = [
-                ops.stack([ops.sqrt(sum((squares[i] for i in group), zero)) for group in groups])
+                ops.sqrt(ops.segment_sum(squares, ids, num_segments=len(self.groups)))
                 for squares in (of_first, of_last, _squares(old), _squares(moves))
             ]
             _, _, weight, update = totals
