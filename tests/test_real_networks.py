@@ -152,13 +152,23 @@ SMALL = {
     make.__name__: make
     for make in (u_net, transformer, text, siamese, autoencoder, many_to_many, frozen_base)
 }
-NETWORKS = [*SMALL, *APPLICATIONS]
+USUAL = ("MobileNetV2", "EfficientNetB0", "ResNet50")
 
-BATCH_NORMALIZED = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in APPLICATIONS
-    if name not in ("VGG16", "ConvNeXtTiny")
-]
+
+def networks(*default, small=tuple(SMALL), applications=tuple(APPLICATIONS)):
+    """Some in the default run, a few with `-m slow`, all with `-m "slow or by_hand"`."""
+    marks = {name: () for name in default}
+    return [
+        pytest.param(name, marks=marks.get(name, later(name))) for name in (*small, *applications)
+    ]
+
+
+def later(name):
+    return pytest.mark.slow if name in SMALL or name in USUAL else pytest.mark.by_hand
+
+
+WITH_NORMALIZATION = ("u_net", "many_to_many")
+BATCH_NORMALIZED = [name for name in APPLICATIONS if name not in ("VGG16", "ConvNeXtTiny")]
 
 
 def made(name):
@@ -203,7 +213,7 @@ def of_keras(path):
     ]
 
 
-@pytest.mark.parametrize("name", rows(NETWORKS, *SMALL))
+@pytest.mark.parametrize("name", networks(*SMALL))
 def test_copies_are_the_same_function(name):
     model, x, _, _ = made(name)
     seen = rt.instrument(model)
@@ -243,7 +253,7 @@ def fits(name, path):
     return zip((*expected[0], *expected[1]), (*found[0], *found[1]), strict=True), drawn
 
 
-@pytest.mark.parametrize("name", rows(NETWORKS, "siamese", "many_to_many"))
+@pytest.mark.parametrize("name", networks("siamese", "many_to_many"))
 def test_two_fits_with_everything_end_in_the_weights_of_plain_ones(name, tmp_path):
     pairs, drawn = fits(name, tmp_path)
     for one, other in pairs:
@@ -254,7 +264,12 @@ def test_two_fits_with_everything_end_in_the_weights_of_plain_ones(name, tmp_pat
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["u_net", "many_to_many", *BATCH_NORMALIZED])
+@pytest.mark.parametrize(
+    "name",
+    networks(
+        "u_net", "many_to_many", small=("u_net", "many_to_many"), applications=BATCH_NORMALIZED
+    ),
+)
 def test_recalibrated_moments_are_those_of_numpy(name):
     model, x, _, _ = made(name)
     norms = [
@@ -296,8 +311,7 @@ def test_a_hessian_product_is_the_difference_of_gradients(name):
     assert np.linalg.norm(found - differences) < 0.01 * np.linalg.norm(differences)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", networks(small=()))
 def test_a_hessian_product_is_that_of_two_tapes(name):
     """Their ReLUs have too many kinks for differences."""
     found, _, model, (x, y, loss), v = product(name, "float32")

@@ -40,8 +40,8 @@ def when(condition, update, variables, others, given, assigned):
 
 
 def once(fn, *args):
-    if not tf.inside_function():
-        return fn(*args)
+    if getattr(_TRACED, "alone", None) is None:
+        return fn(*args)  # not in a branch: what comes out may be differentiated
     types = [_any_size(t) for t in args]
     traced = _as_it_is(lambda *args: fn(*args))
     made = _kept((fn, str(types)), lambda: traced.get_concrete_function(*types))

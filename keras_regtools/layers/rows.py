@@ -72,7 +72,7 @@ def of_steps(waiting, step, epsilon, ops=ops):
     made = count > 0
     moving_std = ops.where(made, ops.sqrt(moving_variance + epsilon), 1.0)
     finite = ops.isfinite(mean)
-    number = step + 1 + np.arange(waiting.shape[0], dtype="int32")[:, None]
+    number = step + 1 + ops.reshape(ops.arange(waiting.shape[0], dtype="int32"), [-1, 1])
     first = ops.min(ops.where(finite, np.inf, ops.cast(number, "float32")), axis=0)
     total = ops.sum(count, axis=0)
     share = count / ops.maximum(total, 1.0)
