@@ -42,6 +42,7 @@ def main():
     print(table.to_string(index=False, float_format="%.3g"))
     table.to_csv(output / "trials.csv", index=False)
     draw(table, output / "search.png")
+    print(f"\n{verdict(table)}")
     print(f"Table: {output / 'trials.csv'}, picture: {output / 'search.png'}")
 
 

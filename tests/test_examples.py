@@ -12,6 +12,7 @@ import sys
 
 import keras
 import pytest
+from matplotlib.figure import Figure
 from problems import rows
 
 # KerasTuner asks for the name of its thread in the way of Python 2.
@@ -90,9 +91,22 @@ def test_every_example_has_a_row():
 
 
 @pytest.mark.parametrize("name", rows(SCRIPTS, *(s for s in SCRIPTS if s not in LONG)))
-def test_the_example_runs_small(name, tmp_path, inside):
-    inside(name, "--smoke", "--output", tmp_path)
+def test_the_example_runs_small(name, tmp_path, inside, monkeypatch):
+    written, save = [], Figure.savefig
+
+    def noted(figure, *args, **options):
+        written.extend([figure.get_supxlabel(), *(ax.get_xlabel() for ax in figure.axes)])
+        return save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    printed = " ".join(inside(name, "--smoke", "--output", tmp_path).split())
     assert names(tmp_path) >= LEFT_BEHIND[name]
+    if name not in ("lenet5.py", "vgg.py"):  # their page has a list of findings
+        sentences = [" ".join(text.split()) for text in written]
+        if name == "batch_norm_freedom.py":  # a finding below each panel
+            assert "Steps to the target" in "".join(sentences)
+        else:
+            assert any(len(text) > 40 and text in printed for text in sentences)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

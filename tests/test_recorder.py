@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
+from keras_regtools.layers import (
+    ActivationStatistics,
+    InstrumentedBatchNormalization,
+    addition,
+)
 
 pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
@@ -513,7 +517,11 @@ import tensorflow as tf
 import keras
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
+from keras_regtools.layers import (
+    ActivationStatistics,
+    InstrumentedBatchNormalization,
+    addition,
+)
 x = np.load(sys.argv[1])
 found = {}
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
@@ -694,3 +702,53 @@ def test_a_batch_that_is_masked_wholly_wakes_no_dead_channel():
     layer(x, training=True)
     layer(x, training=True, mask=np.zeros((8, 4), bool))
     assert layer.statistics()["dead"].tolist() == [1, 0]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="datasets of TensorFlow, read in its graph")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras' own, at each such end
+@pytest.mark.parametrize("every", [1, 3, 4, 5, 10])
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_the_end_of_data_of_unknown_length_is_no_step(layer_class, every):
+    """The step that finds no more data is run as far as it does not need them."""
+    import tensorflow as tf
+
+    x = RNG(1).normal(size=(40, 3)).astype("float32") + np.arange(40)[:, None].astype("float32")
+    batches = [x[i : i + 4] for i in range(0, 40, 4)]
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(4).filter(lambda a, b: True)
+    layer = layer_class(record_every=every)
+    model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=False)
+    model.fit(data, epochs=2, shuffle=False, verbose=0)
+    found, steps = layer.statistics(), batches * 2
+    assert found["steps"] == 20
+    sampled = np.concatenate(steps[::every])
+    np.testing.assert_allclose(found["minimum"], sampled.min(0), rtol=1e-5)
+    known = steps if layer_class is InstrumentedBatchNormalization else steps[::every]
+    np.testing.assert_allclose(found["mean"], np.concatenate(known).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["batch_mean"], np.mean([b.mean(0) for b in known], axis=0), rtol=1e-4
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others trace with the step")
+def test_layers_alike_are_traced_once(monkeypatch):
+    traced = []
+    own = addition.Addition.__call__
+
+    def noted(self, kept, given):
+        traced.append(self)
+        return own(self, kept, given)
+
+    monkeypatch.setattr(addition.Addition, "__call__", noted)
+    chain = [keras.Input((8, 8, 1))]
+    for width in (2, 3, 4):
+        chain.append(keras.layers.Conv2D(width, 2))
+        chain.append(InstrumentedBatchNormalization(percentiles=(11, 51), epsilon=0.0123))
+    chain += [keras.layers.Flatten(), keras.layers.Dense(5)]
+    chain.append(InstrumentedBatchNormalization(percentiles=(11, 51), epsilon=0.0123))
+    model = keras.Sequential(chain)
+    model.compile("sgd", "mse", jit_compile=False)
+    x = RNG(2).normal(size=(4, 8, 8, 1)).astype("float32")
+    model.fit(x, np.zeros((4, 5), "float32"), batch_size=2, verbose=0)
+    assert len(traced) == 1
+    assert all(layer.statistics()["steps"] == 2 for layer in model.layers[1::2][:3])

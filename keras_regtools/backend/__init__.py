@@ -36,6 +36,7 @@ being differentiated, into another function, not yet compiled:
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `held(condition, variables)`: their values before an update, needed only if the condition holds;
+- `after(tensor, value)`: a value that is there only if the tensor is: a step may find no data;
 - `aside(gradient)`: a gradient once more, for a branch of a step that XLA does not compile, which
   leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
@@ -60,6 +61,7 @@ else:
     )
 
 Mailbox = _chosen.Mailbox
+after = _chosen.after
 aside = _chosen.aside
 choose = _chosen.choose
 dense = _chosen.dense
@@ -89,6 +91,7 @@ __all__ = [
     "Mailbox",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
+    "after",
     "aside",
     "choose",
     "dense",

@@ -9,6 +9,7 @@ import jax
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
+    after,
     aside,
     dense,
     once,

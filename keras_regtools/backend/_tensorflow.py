@@ -13,6 +13,7 @@ from keras_regtools.backend._plain import choose, watch_steps  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     Mailbox,
+    after,
     aside,
     dense,
     held,

@@ -8,6 +8,7 @@ import torch
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
+    after,
     aside,
     choose,
     dense,

@@ -97,7 +97,7 @@ class Recorder(State):
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
         first = self._begins_step()
-        clock = ops.convert_to_tensor(self.clock) + int(first)
+        clock = backend.after(x, ops.convert_to_tensor(self.clock) + int(first))
         if first:  # and not once more in the step that is counted already
             self.clock.assign(clock)
         number, since = ops.unstack(clock, 2)
