@@ -77,8 +77,8 @@ def main():
     relative = table.div(table["1"], axis=0)
     moves = relative.max(axis=1) > FIXED * relative.min(axis=1)
     text = (
-        f"The function is the same for every a. Moved: {', '.join(moves.index[moves])}.\n"
-        f"Not moved: {', '.join(moves.index[~moves])}."
+        f"The function is the same for every a. Moved: {'; '.join(moves.index[moves])}.\n"
+        f"Not moved: {'; '.join(moves.index[~moves])}."
     )
     figure = draw(relative)
     below(figure, text)
