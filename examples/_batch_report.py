@@ -62,7 +62,7 @@ def findings(groups, args):
             f"full space at ε = 0.001: the large batch was sharper in {sharper} of {len(claim)} "
             f"matched seeds, by a factor of {claim['full 0.001'].median():.2g} in the median. In "
             f"the random subspace it was in {inside[0]} at ε = 0.001 and in {inside[1]} at 0.0005. "
-            f"Its test accuracy was {abs(gap):.2f} points {'lower' if gap > 0 else 'higher'}."
+            f"Its test accuracy was {_gap(gap)}."
         )
     scaled = matched(groups, "scaled", "large")
     if len(scaled):
@@ -87,3 +87,9 @@ def matched(groups, flat, sharp):
     times = b[columns] / a[columns]
     times["accuracy gap"] = b["test accuracy"] - a["test accuracy"]
     return times.dropna(subset=["full 0.001"])
+
+
+def _gap(points):
+    if abs(points) < 0.005:
+        return "the same"
+    return f"{abs(points):.2f} points {'lower' if points > 0 else 'higher'}"

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from _data import DATASETS, load_images
-from _options import add_dataset, add_epochs, parser
+from _options import add_dataset, add_epochs, parser, positive
 from _verdict import below
 
 import keras_regtools as rt
@@ -27,10 +27,12 @@ def main():
     options = parser(__doc__, "runs/curvature")
     add_dataset(options, DATASETS)
     add_epochs(options, 10)
+    measured = "training images that are measured on (default: %(default)s)"
+    options.add_argument("--samples", type=positive, default=512, help=measured)
     args = options.parse_args()
     keras.utils.set_random_seed(args.seed)
     (x, y), _ = load_images(args.dataset, args.seed)
-    samples, steps, products = (32, 10, 50) if args.smoke else (1024, 40, 1000)
+    samples, steps, products = (32, 10, 50) if args.smoke else (args.samples, 40, 1000)
 
     model = rt.applications.lenet5(x.shape[1:], classes=CLASSES)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
