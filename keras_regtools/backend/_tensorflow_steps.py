@@ -196,6 +196,22 @@ def _only_notes(assigned):
     return not hasattr(assigned.value, "assign")
 
 
+def _branch(condition, act):
+    """`tf.cond` without what makes it slow to build: outputs, gradients, a rest that does much."""
+    act = _as_it_is(lambda: tf.constant(act())).get_concrete_function()
+    given = act.captured_inputs
+    specs = [tf.TensorSpec(t.shape, t.dtype) for t in given]
+
+    def call(*given):
+        return _call(act, given, [tf.bool])
+
+    call, rest = (
+        _as_it_is(branch).get_concrete_function(*specs)
+        for branch in (call, lambda *given: tf.constant(False))
+    )
+    tf.raw_ops.If(cond=condition, input=given, Tout=[tf.bool], then_branch=call, else_branch=rest)
+
+
 class Mailbox:
     """Arrays that a step gives, in variables of no model."""
 
@@ -213,8 +229,11 @@ class Mailbox:
 
         if self._compiled:  # a branch would have its own layout of what it is given
             add(tf.where(condition, values(), 0.0), tf.cast(condition, "int64"))
+        elif tf.executing_eagerly():
+            if condition:
+                add(values(), 1)
         else:
-            tf.cond(condition, _apart(lambda: add(values(), 1)), lambda: False)
+            _branch(condition, lambda: add(values(), 1))
 
     def read(self):
         count, (total, largest) = int(self._count.numpy()), self._kept.numpy()

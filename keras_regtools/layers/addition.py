@@ -114,45 +114,29 @@ class Addition:
         if behind is not None:
             taken = ops.cast(of_channels(self.channels, self.axis, behind), x.dtype)
         signal = Signal(taken, axes, *mapped)
-        zero = ops.zeros_like(mean)
-        new = dict.fromkeys(SAMPLED_ROWS, zero)
-        new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
-        new |= {"mean": mean, "variance": variance}
-        new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
-        # A mean that is finite is the mean of finite entries; only others are looked at.
-        new["nan_count"] = backend.choose(
-            ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
-        )
         has_histogram = "histogram" in kept
-        shape = self._any_of("skewness", "kurtosis")  # of a channel that does not stand still
-        if shape:
-            new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
-        if has_histogram or shape or self._any_of("minimum", "maximum", "dead"):
-            low = x if counted is None else ops.where(counted, x, np.inf)
-            high = x if counted is None else ops.where(counted, x, -np.inf)
-            new["low"] = -reduced(ops.min, low, axes)
-            new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
-            if mapped:  # of no entries, there is no highest
-                highest = signal.highest(-new["low"], new["high"])
-                new["signal_high"] = ops.where(new["count"] > 0, highest, new["high"])
+        shape = self._any_of("skewness", "kurtosis")
+        extremes = has_histogram or shape or self._any_of("minimum", "maximum", "dead")
+        described = _Described(tuple(axes), self.axis, shape, extremes, has_histogram)
+        rows, *parts = backend.once(described, x, mean, variance, counted)
+        new = dict(zip(SAMPLED_ROWS, ops.unstack(rows, len(SAMPLED_ROWS)), strict=True))
+        count = ops.cast(new["count"], x.dtype)
+        if mapped and extremes:  # of no entries, there is no highest
+            highest = signal.highest(-new["low"], new["high"])
+            new["signal_high"] = ops.where(count > 0, highest, new["high"])
         if behind is not None and self._any_of("dead"):
             high = taken if counted is None else ops.where(counted, taken, -np.inf)
             new["signal_high"] = reduced(ops.max, high, axes)
         if self._any_of("zero_share"):
             zeros = signal.zeros(self.rectified)
-            new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * new["count"]
+            new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * count
         if self.saturation is not None and self._any_of("saturated_share"):
             outside = signal.outside(*self.saturation)
-            new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * new["count"]
+            new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * count
         seen = kept["samples"]
         merged = [backend.once(merged_samples, seen, sampled_rows(new))]
         if has_histogram:
-            part = histogram.sampled(ops.cast(x, "float32"), self.axis)
-            taken = None if counted is None else histogram.sampled(counted, self.axis)
-            # What was left out weighs with what was taken.
-            number = new["count"] if counted is None else entries(x, axes)
-            rows = ops.maximum(ops.cast(ops.shape(part)[0], x.dtype), 1)  # a replica may get none
-            weight = ops.cast(number / rows, "float32")
+            part, weight, *taken = parts
             so_far = dict(zip(SAMPLED_ROWS, ops.unstack(seen, len(SAMPLED_ROWS)), strict=True))
             merged += backend.once(
                 histogram.added,
@@ -163,9 +147,54 @@ class Addition:
                 *(ops.cast(t, "float32") for t in (mean, variance)),
                 -so_far["low"],
                 so_far["high"],
-                taken,
+                *taken,
             )
         return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """What the entries of a step say of themselves, whatever comes behind them.
+
+    Returns:
+        A list: `SAMPLED_ROWS` as one tensor; with a histogram also the entries for it, how many
+            each stands for, and, of entries not all of which count, which do.
+    """
+
+    axes: tuple
+    axis: int
+    shape: bool
+    extremes: bool
+    histogram: bool
+
+    def __call__(self, x, mean, variance, counted=None):
+        axes, zero = list(self.axes), ops.zeros_like(mean)
+        new = dict.fromkeys(SAMPLED_ROWS, zero)
+        new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
+        new |= {"mean": mean, "variance": variance}
+        new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
+        # A mean that is finite is the mean of finite entries; only others are looked at.
+        new["nan_count"] = backend.choose(
+            ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
+        )
+        if self.shape:  # of a channel that does not stand still
+            new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
+        if self.extremes:
+            low = x if counted is None else ops.where(counted, x, np.inf)
+            high = x if counted is None else ops.where(counted, x, -np.inf)
+            new["low"] = -reduced(ops.min, low, axes)
+            new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
+        rows = sampled_rows(new)
+        if not self.histogram:
+            return [rows]
+        part = histogram.sampled(ops.cast(x, "float32"), self.axis)
+        # What was left out weighs with what was taken.
+        number = new["count"] if counted is None else entries(x, axes)
+        taken = ops.maximum(ops.cast(ops.shape(part)[0], x.dtype), 1)  # a replica may get none
+        weight = ops.cast(number / taken, "float32")
+        if counted is None:
+            return [rows, part, weight]
+        return [rows, part, weight, histogram.sampled(counted, self.axis)]
 
 
 def scale_and_offset(mean, variance, epsilon, gamma=None, beta=None, moving=None):
