@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from _data import DATASETS, TARGETS, load_images
 from _freedom_report import draw, report
-from _judge import Judge
 from _options import add_dataset, add_epochs, add_seeds, parser, positive
 
 import keras_regtools as rt
+from keras_regtools.data import Batches
 
 RATES = [0.01 * 2**i for i in range(11)]  # up to 10.24
 DECAYS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # the rate's factor in each epoch
@@ -159,7 +159,7 @@ class Trial:
         )
         self.model.compile(keras.optimizers.SGD(), "sparse_categorical_crossentropy")
         self.surface = rt.LossSurface(self.model, *held_out)
-        self.judge = Judge(self.model, self.x)
+        self.seen = Batches(self.x[:2000], batch_size=2000)  # for moving statistics made anew
         self.received = [
             layer
             for layer in self.model.layers
@@ -190,7 +190,7 @@ class Trial:
             loss = self.model.train_on_batch(self.x[chosen], self.y[chosen])
             seconds.append(time.perf_counter() - begin)
             if step % check == 0 or step == last:
-                course[step] = self.judge(self.surface)
+                course[step] = self.surface.recalibrated(self.seen).value_and_accuracy()[1]
         variances = [layer.statistics()["batch_variance"].mean() for layer in self.received]
         finite = bool(np.isfinite([loss, *variances]).all())
         return {

@@ -16,12 +16,12 @@ import keras
 import numpy as np
 import pandas as pd
 from _data import DATASETS, TARGETS, Shuffled, load_images
-from _judge import Judge
 from _options import add_dataset, add_seeds, parser, positive
 from _shift_report import PERCENTILES, draw, report
 from _verdict import below
 
 import keras_regtools as rt
+from keras_regtools.data import Batches
 
 LAST = "received_3"
 
@@ -108,9 +108,14 @@ def train(model, seed, training, test, args):
     x, y = training[0][: args.steps * args.batch_size], training[1][: args.steps * args.batch_size]
     model.compile(keras.optimizers.SGD(args.rate), "sparse_categorical_crossentropy")
     batch = {"samples": args.batch_size, "batch_size": args.batch_size, "seed": seed}
+    seen = Batches(x[:2000], batch_size=2000)  # for moving statistics made anew
+
+    def accuracy(surface):
+        return surface.recalibrated(seen).value_and_accuracy()[1]
+
     monitors = [
         rt.callbacks.ActivationMonitor(per_channel=True, every_steps=args.every),
-        rt.callbacks.Measure({"accuracy": Judge(model, x)}, *test, every_steps=args.every),
+        rt.callbacks.Measure({"accuracy": accuracy}, *test, every_steps=args.every),
         rt.callbacks.Measure(
             {"shift": lambda surface: shift(surface, args.rate)},
             x,

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import random
 
 import keras
 import numpy as np
@@ -171,6 +172,7 @@ def test_a_measure_in_inference_does_not_depend_on_the_batch_size(name, measured
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_result_is_frozen_and_flat(name, measured):
     result = measured(name, 7)
+    assert type(result.value) is float
     assert all(type(value) is float for value in result.scalars().values())
     assert next(iter(result.scalars())) == "value"
     assert result.scalars()["value"] == result.value
@@ -178,6 +180,69 @@ def test_a_result_is_frozen_and_flat(name, measured):
     assert ("seed" in result.scalars()) == (name not in WITHOUT_CHANCE)
     with pytest.raises(AttributeError):
         result.seed = 0
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A surface that looks from other weights, and that of a model that has them."""
+    rng, surfaces = np.random.default_rng(3), []
+    other = [np.abs(w + 0.1 * rng.standard_normal(w.shape)) for w in model_for_fits().get_weights()]
+    for own in (False, True):
+        model = model_for_fits()
+        if own:
+            model.set_weights(other)
+        surfaces.append(rt.LossSurface(model, X, Y, batch_size=8, mode="training"))
+    return surfaces[0].at(other), surfaces[1], other
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_at_other_weights_is_that_of_a_model_that_has_them(name, elsewhere):
+    there, expected, _ = elsewhere
+    expected = MEASURES[name](expected).scalars()
+    assert MEASURES[name](there).scalars() == pytest.approx(expected, rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_of_a_checkpoint_is_that_of_a_model_that_has_it(name, elsewhere):
+    there, expected, other = elsewhere
+    checkpoints = {"own": there.model.get_weights(), "other": other}
+    table = rt.measures.by_checkpoint(there, {"it": MEASURES[name]}, checkpoints).to_frame()
+    value = MEASURES[name](expected).value
+    assert table.loc["other", "it"] == pytest.approx(value, rel=1e-5)
+
+
+def generators():
+    """The states of the generators that a program may draw from, as text."""
+    states = [repr(np.random.get_state()), repr(random.getstate())]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        states.append(torch.random.get_rng_state().tolist())
+    return states
+
+
+@pytest.fixture(scope="module")
+def unseeded():
+    """Of a model whose layers draw from what is global, where the backend has such a thing."""
+    model = model_for_fits()
+    drawing = [layers.Dropout(0.2), layers.GaussianNoise(0.1)]
+    ends = [layers.Dense(4, activation="relu"), layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([model, *drawing, *ends])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return rt.LossSurface(model, X, Y, mode="training")
+
+
+@pytest.mark.parametrize("name", ["gradient_flow", "normalization_noise", "recalibrated_loss"])
+def test_a_measure_that_looks_inside_moves_no_random_generator(name, unseeded):
+    before = generators()
+    MEASURES[name](unseeded)
+    assert generators() == before
+
+
+def test_a_measure_moves_no_random_generator(measure_or_table, trained):
+    before = generators()
+    measure_or_table(trained[1])
+    assert generators() == before
 
 
 # --- callbacks ------------------------------------------------------------------------------------

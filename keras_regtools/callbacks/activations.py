@@ -8,8 +8,8 @@ from keras_regtools import layers
 from keras_regtools.backend._tensorflow_summaries import HistogramWriter
 from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
+from keras_regtools.forward import all_layers, names_of
 from keras_regtools.layers.histogram import buckets
-from keras_regtools.layers.shadow import all_layers, names_of
 
 
 class ActivationMonitor(ReadingCallback):

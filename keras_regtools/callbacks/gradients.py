@@ -9,7 +9,7 @@ import numpy as np
 from keras_regtools import backend
 from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs, read_iteration
 from keras_regtools.callbacks.steps import ReadingCallback
-from keras_regtools.layers.shadow import names_of
+from keras_regtools.forward import names_of
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import (
     ROWS,

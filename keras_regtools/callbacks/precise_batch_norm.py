@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_regtools.callbacks.recording import RecordingCallback
 from keras_regtools.data import Batches
-from keras_regtools.surgery import MovingStatistics
+from keras_regtools.forward import BatchNormStatistics, View
 from keras_regtools.validation import positive_integer
 
 
@@ -58,11 +58,11 @@ class PreciseBatchNorm(RecordingCallback):
     def training_over(self, epoch, logs):
         model = self.model  # which on JAX brings the variables up to date
         if self._statistics is None or self._statistics.model is not model:
-            self._statistics = MovingStatistics(model, frozen=False)
+            self._statistics = BatchNormStatistics(model, frozen=False)
         if not self._statistics.layers:
             return
         with self.timed(epoch):
-            new = self._statistics(self.data)
+            new = self._statistics(self.data, View(model))
             self.record(epoch, {"batch_norm/lag": _lag(new)})
             for variable, value in new:
                 variable.assign(value)

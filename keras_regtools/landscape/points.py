@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_regtools.surgery import MovingStatistics
+from keras_regtools.forward import BatchNormStatistics
 from keras_regtools.validation import integer_from, one_of
 
 BATCH_NORMS = ("auto", "recalibrate", "moving", "batch_statistics")
@@ -28,7 +28,7 @@ class Points:
         if test is not None:
             parts = test if isinstance(test, (tuple, list)) else (test,)
             self.surfaces["test_"] = surface.over(*parts)
-        self.statistics = MovingStatistics(surface.model, frozen=False)
+        self.statistics = BatchNormStatistics(surface.model, frozen=False)
         self.batch_norm = self._treatment(surface, one_of("batch_norm", batch_norm, BATCH_NORMS))
         self.accuracy = surface.classifies if accuracy is None else bool(accuracy)
         if self.accuracy and not surface.classifies:
@@ -38,7 +38,7 @@ class Points:
 
     def _treatment(self, surface, wanted):
         if not self.statistics.layers:
-            return "frozen" if MovingStatistics(surface.model).layers else "none"
+            return "frozen" if BatchNormStatistics(surface.model).layers else "none"
         own = "batch_statistics" if surface.mode != "inference" else "recalibrate"
         if wanted == "auto":
             return own
@@ -55,7 +55,7 @@ class Points:
         surface, held = self.surfaces[""], []
         if self.batch_norm == "recalibrate":
             there = surface.holding(zip(surface.variables, params, strict=True))
-            held = self.statistics(surface.data, there.read)
+            held = self.statistics(surface.data, there)
         found = {}
         for prefix, part in self.surfaces.items():
             there = part.holding(held) if held else part

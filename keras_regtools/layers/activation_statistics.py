@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_regtools.layers.moments import mask_fits
+from keras_regtools.forward.moments import mask_fits
 from keras_regtools.layers.quantities import Wanted
 from keras_regtools.layers.recorder import Recorder
 from keras_regtools.layers.recording import Recording

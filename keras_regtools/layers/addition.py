@@ -10,16 +10,16 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.layers import histogram
-from keras_regtools.layers.moments import (
+from keras_regtools.forward.moments import (
     average,
+    broadcast_mask,
     entries,
     moments,
     reduced,
     reduction_axes,
     shape_moments,
-    spread,
 )
+from keras_regtools.layers import histogram
 from keras_regtools.layers.quantities import CONSTANT_VARIANCE
 from keras_regtools.layers.rows import (
     SAMPLED_ROWS,
@@ -106,7 +106,7 @@ class Addition:
         mapped = ()
         if "affine" in given:
             mapped = scale_and_offset(mean, variance, self.epsilon, **given["affine"])
-        counted = spread(mask, x)
+        counted = broadcast_mask(mask, x)
         x, counted = (of_channels(self.channels, self.axis, t) for t in (x, counted))
         by_channel = (mean, variance, *mapped)
         mean, variance, *mapped = (of_channels(self.channels, 0, t) for t in by_channel)

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_regtools.forward.moments import mask_fits
 from keras_regtools.layers.ghost import VirtualBatches, by_sample, followed
-from keras_regtools.layers.moments import mask_fits
 from keras_regtools.layers.quantities import Wanted
 from keras_regtools.layers.recorder import Recorder
 from keras_regtools.layers.recording import Recording

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.layers.moments import spread
+from keras_regtools.forward.moments import broadcast_mask
 from keras_regtools.state import State
 
 
@@ -37,7 +37,7 @@ class VirtualBatches(State):
         batches = ops.arange(samples, dtype="int32") // self.size
         number = (samples + self.size - 1) // self.size
         within = [i for i in range(1, len(x.shape)) if i != axis % len(x.shape)]
-        counted = spread(mask, x)
+        counted = broadcast_mask(mask, x)
 
         def summed(t):
             t = t if counted is None else ops.where(counted, t, ops.zeros_like(t))

@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import backend
+from keras_regtools.forward.moments import average, broadcast_mask, moments, reduction_axes
 from keras_regtools.layers import histogram
 from keras_regtools.layers.addition import SAMPLE, STEP, STEPS, Addition
-from keras_regtools.layers.moments import average, moments, reduction_axes, spread
 from keras_regtools.layers.rows import (
     MOMENTS,
     NUMPY,
@@ -108,7 +108,7 @@ class Recorder(State):
             given["mask"] = mask
         if not self.each_step:
             # One pass, so that no NaN comes and goes unseen.
-            finite = ops.all(ops.isfinite(average(x, axes, spread(mask, x))))
+            finite = ops.all(ops.isfinite(average(x, axes, broadcast_mask(mask, x))))
             due = ops.logical_or(due, ops.logical_not(finite))
             addition = self._addition((STEP, SAMPLE), own_moments=True)
             self._add(due, addition, axis, {**given, "number": number})

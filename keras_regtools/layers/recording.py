@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_regtools.forward.moments import stands_still
 from keras_regtools.layers.histogram import Distribution, percentiles
-from keras_regtools.layers.moments import stands_still
 from keras_regtools.layers.quantities import EACH_STEP, percentile_name
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_regtools.layers.moments import entries, pooled, spread
+from keras_regtools.forward.moments import broadcast_mask, entries, pooled
 
 # Rows of what waits to be added, of what is kept of each step, and of each sampled step.
 WAITING_ROWS = ("count", "mean", "variance", "moving_mean", "moving_variance")
@@ -47,7 +47,7 @@ def of_channels(channels, axis, t):
 
 def waiting_rows(x, axes, mask, mean, variance, reference):
     """What one step gives, as rows."""
-    count = entries(x, axes, spread(mask, x))
+    count = entries(x, axes, broadcast_mask(mask, x))
     if reference is None:
         reference = (ops.zeros_like(mean), ops.ones_like(mean))
     rows = (count, mean, variance, *reference)

@@ -4,7 +4,7 @@ import functools
 
 from keras import ops
 
-from keras_regtools.layers.moments import along
+from keras_regtools.forward.moments import along
 
 
 class Signal:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.layers.shadow import names_of
+from keras_regtools.forward import names_of
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.validation import positive

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from keras_regtools.data import Batches
+from keras_regtools.forward import InputStatistics, View
 from keras_regtools.measures.result import Result, frozen
-from keras_regtools.surgery import InputStatistics
 from keras_regtools.validation import keras_model, positive
 
 
@@ -91,7 +91,7 @@ def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
             f"Received: the model {model.name!r}, which has none"
         )
     data = [Batches(x, batch_size=batch_size) for x in (x_train, x_new)]
-    old, new = (statistics(batches) for batches in data)
+    old, new = (statistics(batches, View(model)) for batches in data)
     drifts, spreads = [], []
     for name, (mean, variance) in old.items():
         other, wide = new[name]

@@ -7,9 +7,8 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_regtools.layers.shadow import names_of
+from keras_regtools.forward import BatchNormStatistics, names_of
 from keras_regtools.measures.result import Result, frozen, loss_surface, origin
-from keras_regtools.surgery import MovingStatistics
 from keras_regtools.validation import integer_from
 
 
@@ -97,7 +96,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
     draws = integer_from("draws", draws, 3)
     data = surface.data
     size = integer_from("batch_size", data.batch_size if batch_size is None else batch_size, 2)
-    statistics = MovingStatistics(model)
+    statistics = BatchNormStatistics(model)
     if not statistics.layers:
         raise ValueError(
             "Expected a model with batch normalization. "
@@ -109,8 +108,8 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
             f"Expected `batch_size` to be below {data.samples}, the number of samples. "
             f"Received: batch_size={size}"
         )
-    everywhere = _by_layer(statistics, whole)
-    drawn = [_by_layer(statistics, whole.subsample(size, seed + i)) for i in range(draws)]
+    everywhere = statistics.by_layer(whole, surface)
+    drawn = [statistics.by_layer(whole.subsample(size, seed + i), surface) for i in range(draws)]
     found, variances, without, rates = [], [], [], []
     for place, layer in enumerate(statistics.layers):
         if place not in everywhere:  # a layer that was not called
@@ -121,7 +120,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
         variances.append(noise(*by_draw))
         without.append([noise(*(np.delete(v, i, 0) for v in by_draw)) for i in range(draws)])
         gamma, beta = (
-            default if v is None else np.array(ops.convert_to_numpy(v), "float64")
+            default if v is None else np.array(ops.convert_to_numpy(surface.read(v)), "float64")
             for v, default in ((layer.gamma, 1.0), (layer.beta, 0.0))
         )
         of_noise = np.mean(gamma**2 * variances[-1])
@@ -165,16 +164,3 @@ def _variance(variance, epsilon, means, variances):
 
 def _root_mean_square(values):
     return math.sqrt(np.mean(np.square(values)))
-
-
-def _by_layer(statistics, batches):
-    """The mean and the variance of the inputs of each layer, by its place."""
-    places = {}
-    for place, layer in enumerate(statistics.layers):
-        places[id(layer.moving_mean)] = (place, 0)
-        places[id(layer.moving_variance)] = (place, 1)
-    found = {}
-    for variable, value in statistics(batches):
-        place, row = places[id(variable)]
-        found.setdefault(place, [None, None])[row] = value
-    return found

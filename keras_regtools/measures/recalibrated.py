@@ -3,9 +3,7 @@
 import dataclasses
 import math
 
-from keras_regtools.data import Batches
 from keras_regtools.measures.result import Result, loss_surface, origin
-from keras_regtools.surgery import MovingStatistics
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,9 +57,7 @@ def recalibrated_loss(surface, x, *, batch_size=256):
     (5.0, 1.0)
     """
     loss_surface(surface)
-    data = x if isinstance(x, Batches) else Batches(x, batch_size=batch_size)
-    statistics = _estimator(surface)
-    there = surface.holding(statistics(data, surface.read)) if statistics.layers else surface
+    there = surface.recalibrated(x, batch_size=batch_size)
     numbers = []
     for one in (there, surface):
         if surface.classifies:
@@ -75,10 +71,3 @@ def recalibrated_loss(surface, x, *, batch_size=256):
         moving_accuracy=numbers[3],
         **origin(surface),
     )
-
-
-def _estimator(surface):
-    """Traced once for a surface and what is made of it."""
-    if "statistics" not in surface.shared:
-        surface.shared["statistics"] = MovingStatistics(surface.model)
-    return surface.shared["statistics"]

@@ -6,10 +6,9 @@ import weakref
 import numpy as np
 from keras import ops
 
-from keras_regtools import backend
-from keras_regtools.layers.moments import reduced, reduction_axes
+from keras_regtools.forward import Watcher, all_layers, channel_axis, watched
+from keras_regtools.forward.moments import reduced, reduction_axes
 from keras_regtools.layers.quantities import saturation_of
-from keras_regtools.layers.shadow import all_layers
 from keras_regtools.surgery.graph import (
     Graph,
     activation_name,
@@ -18,7 +17,7 @@ from keras_regtools.surgery.graph import (
     is_graph_model,
 )
 
-_compiled = weakref.WeakKeyDictionary()  # by the `batch` of a surface: traced once
+_watchers = weakref.WeakKeyDictionary()  # by the `batch` of a surface: traced once
 
 
 def unit_states(surface, params):
@@ -37,19 +36,20 @@ def unit_states(surface, params):
     found = _activations(surface.model)
     if not found:
         return {}
-    if surface.batch not in _compiled:
-        _compiled[surface.batch] = backend.jit(_watching(surface.batch, found))
-    run = _compiled[surface.batch]
+    if surface.batch not in _watchers:
+        _watchers[surface.batch] = _watcher(surface.batch, found)
+    watcher = _watchers[surface.batch]
     fixed, state = surface.batch.state(surface.read)
     highest, totals = {}, {}
     for x, *_ in surface.data.tensors():
-        for place, (high, *numbers) in run(params, fixed, state, x).items():
-            high = np.array(ops.convert_to_numpy(high))
-            highest[place] = np.maximum(highest.get(place, -np.inf), high)
-            numbers = [float(ops.convert_to_numpy(n)) for n in numbers]
-            totals[place] = np.add(totals.get(place, 0.0), numbers)
+        for place, uses in watcher((params, fixed, state), x).items():
+            for high, *numbers in uses:
+                high = np.array(ops.convert_to_numpy(high))
+                highest[place] = np.maximum(highest.get(place, -np.inf), high)
+                numbers = [float(ops.convert_to_numpy(n)) for n in numbers]
+                totals[place] = np.add(totals.get(place, 0.0), numbers)
     states = {}
-    for place, (owner, _, name) in enumerate(found):
+    for place, (owner, _, name, _) in enumerate(found):
         if str(place) in highest:
             rectifies = name in ("relu", "relu6")
             dead = float(np.mean(highest[str(place)] <= 0)) if rectifies else math.nan
@@ -60,22 +60,24 @@ def unit_states(surface, params):
 
 
 def _activations(model):
-    """`(layer with a kernel, layer that applies the activation, its name)`, in order."""
+    """`(layer with a kernel, layer that applies the activation, its name, the channel axis)`."""
     found, owner = [], None
     try:
         graph = Graph(model) if is_graph_model(model) else None
     except NotImplementedError:  # layers that Keras cannot describe
         graph = None
     for layer in all_layers(model):
+        in_graph = graph is not None and layer in model.layers
         if group(layer) is not None:
             owner = layer
-        elif graph is not None and layer in model.layers:
+        elif in_graph:
             owner = _owner(layer, graph) or owner
         fused = fused_activation(layer)
         name = activation_name(layer) if fused is None else getattr(fused, "__name__", None)
         known = name in ("relu", "relu6") or saturation_of(after=name) is not None
         if owner is not None and known:
-            found.append((owner, layer, name))
+            axis = graph.channel_axis(layer) if in_graph else channel_axis(layer)
+            found.append((owner, layer, name, axis))
     return found
 
 
@@ -86,16 +88,10 @@ def _owner(layer, graph):
     return layer
 
 
-def _watching(batch, found):
-    def run(params, fixed, state, x):
-        seen = {}
-
-        def watched(place, layer, name):
-            call = layer.call
-
-            def watching(*args, **kwargs):
-                outputs = call(*args, **kwargs)
-                axis = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+def _watcher(batch, found):
+    def calls(note):
+        def watching(place, layer, name, axis):
+            def see(outputs, *args, **kwargs):
                 axes = reduction_axes(len(outputs.shape), axis)
                 high = ops.cast(reduced(ops.max, outputs, axes), "float32")
                 limits = saturation_of(after=name)
@@ -104,17 +100,13 @@ def _watching(batch, found):
                     beyond = ops.logical_or(outputs < limits[0], outputs > limits[1])
                     outside = ops.sum(ops.cast(beyond, "float32"))
                     total = ops.sum(ops.ones_like(beyond, "float32"))
-                if str(place) in seen:  # a layer used twice
-                    before = seen[str(place)]
-                    high = ops.maximum(high, before[0])
-                    outside, total = outside + before[1], total + before[2]
-                seen[str(place)] = (high, outside, total)
-                return outputs
+                note(place, high, outside, total)
 
-            return layer, watching
+            return watched(layer, see)
 
-        calls = [watched(i, layer, name) for i, (_, layer, name) in enumerate(found)]
-        batch.call_model(params, fixed, state, x, watched=calls)
-        return seen
+        return [watching(place, *of) for place, (_, *of) in enumerate(found)]
 
-    return run
+    def forward(params, fixed, state, x, calls):
+        batch.call_model(params, fixed, state, x, calls=calls)
+
+    return Watcher(calls, forward)

@@ -2,7 +2,7 @@
 
 from keras import ops, tree
 
-from keras_regtools.layers.masks import masks_of
+from keras_regtools.forward.masks import masks_of
 from keras_regtools.surface.loss import kind
 
 

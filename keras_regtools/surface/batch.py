@@ -6,11 +6,11 @@ import keras
 from keras import ops, tree
 
 from keras_regtools import backend
-from keras_regtools.layers.exact import exact_calls
-from keras_regtools.layers.masks import masks_of
+from keras_regtools.forward import all_layers, call_model, overridden, watched
+from keras_regtools.forward.masks import masks_of
 from keras_regtools.layers.recording import silent_calls
-from keras_regtools.layers.shadow import all_layers, call_model, shadowed
 from keras_regtools.surface.answers import normalized, right_and_counted
+from keras_regtools.surface.exact import exact_calls
 from keras_regtools.surface.loss import along_samples, compiled_loss
 from keras_regtools.vectors import axpy
 
@@ -73,9 +73,9 @@ class BatchLoss:
         loss = self.loss(x, y, outputs, sample_weight, self.training)
         return self._plus(loss, added)
 
-    def call_model(self, params, fixed, state, x, exact=False, watched=()):
-        """The outputs of the model, and the list of its added losses; `watched` layers and calls
-        stand before any others."""
+    def call_model(self, params, fixed, state, x, exact=False, calls=()):
+        """The outputs of the model, and the list of its added losses; `calls`, pairs of layers and
+        functions, stand before any other overrides."""
         chosen, fixed = dict(zip(self._chosen, params, strict=True)), iter(fixed)
         trainable = [
             chosen[id(v)] if id(v) in chosen else next(fixed)
@@ -83,7 +83,7 @@ class BatchLoss:
         ]
         others = self.model.non_trainable_variables  # among them what was frozen since
         state = [chosen.get(id(v), value) for v, value in zip(others, state, strict=True)]
-        with shadowed([*self.shadows(exact), *watched]):
+        with overridden([*self.overrides(exact), *calls]):
             outputs, _, added = call_model(
                 self.model, trainable, state, x, self.training, return_losses=True
             )
@@ -93,7 +93,7 @@ class BatchLoss:
         outputs, added = self.call_model(*args)
         return (normalized(self.loss, outputs) if self.normalized else outputs), added
 
-    def shadows(self, exact=False):
+    def overrides(self, exact=False):
         """`(layer, call)` for each layer that is to be called in another way than its own."""
         layers = all_layers(self.model)
         exact = exact and not backend.MOMENTS_HAVE_SECOND_DERIVATIVES
@@ -113,8 +113,8 @@ class BatchLoss:
         params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
         state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
         try:
-            activities, watched = _activity_penalties(self.model)
-            with backend.frozen_draws(), shadowed(watched):
+            activities, calls = _activity_penalties(self.model)
+            with backend.frozen_draws(), overridden(calls):
                 outputs, _, added = call_model(
                     self.model, params, state, x, False, return_losses=True
                 )
@@ -155,7 +155,7 @@ class BatchLoss:
         x, y, _, _ = next(data.tensors())
         params = [ops.convert_to_tensor(v) for v in self.model.trainable_variables]
         state = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
-        with backend.frozen_draws(), shadowed(self.shadows()):
+        with backend.frozen_draws(), overridden(self.overrides()):
             outputs, _ = call_model(self.model, params, state, x, False)
         reason = self.loss.not_of_samples(y, outputs)
         if reason:
@@ -222,19 +222,12 @@ def _along_samples(s, weights):
 def _activity_penalties(model):
     """A list that gets an entry for each output that is penalized, and the calls that fill it."""
     found = []
-
-    def counted(layer):
-        call = layer.call
-
-        def counting(*args, **kwargs):
-            outputs = call(*args, **kwargs)
-            found.extend(tree.flatten(outputs))
-            return outputs
-
-        return layer, counting
-
     layers = [layer for layer in all_layers(model) if layer.activity_regularizer is not None]
-    return found, [counted(layer) for layer in layers]
+
+    def see(outputs, *args, **kwargs):
+        found.extend(tree.flatten(outputs))
+
+    return found, [watched(layer, see) for layer in layers]
 
 
 def _in_training(call):

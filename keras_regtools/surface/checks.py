@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops, tree
 
 from keras_regtools import backend
-from keras_regtools.layers.masks import masks_of, with_masks
-from keras_regtools.layers.shadow import all_layers, shadowed
+from keras_regtools.forward import all_layers, overridden, watched
+from keras_regtools.forward.masks import masks_of, with_masks
 from keras_regtools.surface.probe import Probe, first_line, is_float, no_derivative
 
 _SAMPLES, _BATCHES = 4, 8
@@ -46,7 +46,7 @@ def _faults_of_layers(surface):
         inside = {id(layer) for layer in all_layers(suspect)} if _is_layer(suspect) else set()
         if inside & faulty:
             continue  # what holds a faulty layer need not be named too
-        with shadowed(surface.batch.shadows(exact=True)):
+        with overridden(surface.batch.overrides(exact=True)):
             sentence = next(filter(None, (probe.fault() for probe in probes)), None)
         if sentence:
             faulty.add(id(suspect))
@@ -98,7 +98,7 @@ def _refusals(surface):
         suspects = [x for x in _operations(layers) if not _is_layer(x)] + inner_first
         for _, probes in _probes(surface, suspects):
             for probe in probes:
-                with shadowed(surface.batch.shadows(exact=True)):
+                with overridden(surface.batch.overrides(exact=True)):
                     reason = probe.refuses_second_derivative()
                 if reason:
                     return {probe.named: reason}
@@ -176,19 +176,16 @@ def _probes(surface, suspects):
         return
     calls = {id(suspect): [] for suspect in suspects}
     x, y, sample_weight, _ = next(surface.data.first(_SAMPLES).tensors())
-    own = {id(layer): call for layer, call in batch.shadows(exact=True)}
+    own = {id(layer): call for layer, call in batch.overrides(exact=True)}
 
-    def watched(suspect):
-        call = own.get(id(suspect), suspect.call)
-
-        def watching(*args, **kwargs):
+    def watching(suspect):
+        def see(outputs, *args, **kwargs):
             calls[id(suspect)].append((args, kwargs))
-            return call(*args, **kwargs)
 
-        return suspect, watching
+        return watched(suspect, see, own.get(id(suspect)))
 
     # The model's own call is what `stateless_call` makes.
-    inner = [watched(suspect) for suspect in suspects if suspect is not surface.model]
+    inner = [watching(suspect) for suspect in suspects if suspect is not surface.model]
     fixed, state = batch.state(surface.read)
     try:
         with backend.frozen_draws():

@@ -6,7 +6,7 @@ import warnings
 import keras
 from keras import ops, tree
 
-from keras_regtools.layers.masks import masks_of, with_masks
+from keras_regtools.forward.masks import masks_of, with_masks
 
 
 class Loss:

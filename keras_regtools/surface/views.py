@@ -5,7 +5,8 @@ import copy
 import numpy as np
 from keras import ops
 
-from keras_regtools.data import as_batches
+from keras_regtools.data import Batches, as_batches
+from keras_regtools.forward import BatchNormStatistics
 from keras_regtools.surface.answers import refuse_unless_categorical
 from keras_regtools.surface.batch import BatchLoss, chosen_variables
 
@@ -47,6 +48,29 @@ class Views:
         given = {id(v): ops.convert_to_tensor(value, dtype=v.dtype) for v, value in values}
         there._weights = {**self._weights, **given}
         return there
+
+    def recalibrated(self, x=None, *, batch_size=256):
+        """The same surface where batch normalization has the statistics that belong to the weights.
+
+        What `recalibrate` would do to the model, without writing to it.
+
+        Args:
+            x: Training inputs to estimate the moving statistics on: arrays, a re-iterable dataset,
+                or `Batches`; the surface's own data by default.
+            batch_size: Samples per batch, for arrays.
+
+        Returns:
+            A `LossSurface` that shares what was traced; this one, if there is no batch
+            normalization.
+
+        Raises:
+            TypeError: data that cannot be read twice.
+        """
+        data = self.data if x is None else x
+        data = data if isinstance(data, Batches) else Batches(data, batch_size=batch_size)
+        if "statistics" not in self.shared:
+            self.shared["statistics"] = BatchNormStatistics(self.model)
+        return self.holding(self.shared["statistics"](data, self))
 
     def over(self, x, y=None, sample_weight=None):
         """The same surface over other data, a test set's or a part of its own.

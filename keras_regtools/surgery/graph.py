@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_regtools.forward import channel_axis, unwrapped
 from keras_regtools.layers import ActivationStatistics
 
 CONVOLUTIONS = (
@@ -184,26 +185,11 @@ def output_shape(layer):
         return None
 
 
-def unwrapped(layer):
-    """The layer that `TimeDistributed` applies to each step; any other layer itself."""
-    return layer.layer if type(layer) is keras.layers.TimeDistributed else layer
-
-
 def has_kernel(layer):
     """Whether a layer mixes channels by weights: not normalizations and activations."""
     if layer is None or isinstance(unwrapped(layer), (*_NORMALIZATIONS, *ACTIVATIONS)):
         return False
     return any(len(v.shape) > 1 for v in layer.weights)
-
-
-def channel_axis(layer):
-    """The axis of the channels in what a layer gives."""
-    inner = unwrapped(layer)
-    axis = getattr(inner, "axis", -1)
-    if getattr(inner, "data_format", None) == "channels_first":
-        axis = 1
-    axis = axis if isinstance(axis, int) else -1
-    return axis + 1 if inner is not layer and axis > 0 else axis
 
 
 def is_graph_model(model):

@@ -4,8 +4,8 @@ import warnings
 
 import keras
 
+from keras_regtools.forward import all_layers
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
-from keras_regtools.layers.shadow import all_layers
 from keras_regtools.surgery.graph import (
     ACTIVATIONS,
     activation_name,

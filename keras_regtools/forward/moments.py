@@ -1,5 +1,6 @@
 """Moments of a tensor over everything but its channels, and how those of two parts are pooled."""
 
+import keras
 from keras import ops
 
 from keras_regtools import backend
@@ -27,7 +28,7 @@ def mask_fits(mask, x):
     return all(m is None or n is None or m in (1, n) for m, n in pairs)
 
 
-def spread(mask, x):
+def broadcast_mask(mask, x):
     """A mask of one rank less as booleans of the shape of the tensor; `None` stays."""
     if mask is None:
         return None
@@ -60,9 +61,21 @@ def moments(x, axes, mask=None, synchronized=False):
     """
     if mask is None and not backend.MOMENTS_CANCEL:
         return ops.moments(x, axes=axes, synchronized=synchronized)
-    counted = spread(mask, x)
+    counted = broadcast_mask(mask, x)
     mean = average(x, axes, counted)
     return mean, average(ops.square(x - along(mean, x, axes)), axes, counted)
+
+
+def counted_moments(x, axis, mask=None):
+    """`(entries that count, mean, variance)` by channel, in single precision or better."""
+    x = wide(x)
+    axes = reduction_axes(len(x.shape), axis)
+    return entries(x, axes, broadcast_mask(mask, x)), *moments(x, axes, mask)
+
+
+def wide(x):
+    """In single precision or better."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 def along(values, x, axes):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_regtools.layers.moments import reduction_axes
+from keras_regtools.forward.moments import reduction_axes
 
 
 def exact_calls(model_layers):
