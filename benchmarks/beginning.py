@@ -45,7 +45,7 @@ def made(network, kind, xla):
 
 
 def first_epoch(network, kind, xla):
-    """Seconds of a first fit of one epoch, and of a second: with `GradientMonitor` each is traced anew."""
+    """Seconds of a first fit of one epoch, and of a second; `GradientMonitor` has each traced."""
     model, x, y, callbacks = made(network, kind, xla)
     times = []
     for _ in range(2):
