@@ -16,7 +16,7 @@ import machine
 import numpy as np
 
 import keras_regtools as rt
-from keras_regtools.measures.unit_box import minimize_in_unit_box
+from keras_regtools.optimize import minimize_in_unit_box
 
 TIME = ["network", "measure", "seconds", "evaluations", "over its gradient evaluations"]
 MEMORY = ["measure", "peak beyond that of a gradient, in arrays of the weights (4 bytes each)"]

@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+def __dir__():
+    return __all__
+
+
 def __getattr__(name):
     if name == "tuner":  # keras_tuner is heavy: it comes when it is asked for
         import importlib

@@ -39,6 +39,13 @@ class Records:
         self.earlier = {}  # what the callbacks of a run that goes on had kept
         self._kept, self._sinks = {}, []
 
+    def __repr__(self):
+        epochs = len({row.epoch for row in self.rows})
+        return f"Records({len(self.rows):,} of {len(self.names())} quantities in {epochs} epochs)"
+
+    def _repr_html_(self):
+        return self.to_frame().to_html(max_rows=20)
+
     def add(self, epoch, step, values):
         """Add one record for each number of the dict `values`; what is no number is left out."""
         plain = {name: _plain(value) for name, value in values.items()}

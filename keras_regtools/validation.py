@@ -1,88 +1,123 @@
-"""Checks of single arguments: each says what was expected and what was received."""
+"""Checks of single arguments: each says what was expected and what was received.
 
+A `Constraint` is data: it tells what it expects, and can be declared beside a parameter.
+"""
+
+import dataclasses
 import math
+from collections.abc import Callable
+
+import numpy as np
 
 
-def _number(name, value, kind, accepts):
-    if isinstance(value, bool) or not accepts(value):
-        raise ValueError(
-            f"Argument `{name}` must be {kind}. Received: {name}={value} (of type {type(value)})"
-        )
-    return value
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """What a value has to be. Called with a parameter's name and a value, it gives the value.
+
+    Args:
+        kind: What is expected, in words.
+        accepts: Whether a value is such a thing; what it raises counts as no.
+        convert: What the value becomes.
+        is_number: Whether a number is expected: then its type is told too.
+    """
+
+    kind: str
+    accepts: Callable
+    convert: Callable
+    is_number: bool = True
+
+    def __call__(self, name, value):
+        if not self.allows(value):
+            received = f"{value} (of type {type(value)})" if self.is_number else f"{value!r}"
+            raise ValueError(f"Argument `{name}` must be {self.kind}. Received: {name}={received}")
+        return self.convert(value)
+
+    def allows(self, value):
+        """Whether the value is what is expected."""
+        try:
+            return bool(self.accepts(value))
+        except Exception:  # a comparison with anything may raise anything
+            return False
+
+
+def _is_number(value):
+    single = getattr(value, "shape", ()) == ()
+    return single and not isinstance(value, (bool, np.bool_, str, bytes))
 
 
 def _is_integer(value):
-    try:
-        return int(value) == value
-    except (TypeError, ValueError, OverflowError):
-        return False
+    return _is_number(value) and int(value) == value
+
+
+def _is_any_number(value):
+    return _is_number(value) and isinstance(float(value), float)
 
 
 def _is_finite(value):
-    try:
-        return math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
+    return _is_number(value) and math.isfinite(value)
 
 
-def positive_integer(name, value):
-    """`value` as an int above zero."""
-    return int(_number(name, value, "a positive integer", lambda v: _is_integer(v) and v > 0))
+positive_integer = Constraint("a positive integer", lambda v: _is_integer(v) and v > 0, int)
+positive = Constraint("a positive finite number", lambda v: _is_finite(v) and v > 0, float)
+non_negative = Constraint(
+    "a finite number, zero or above", lambda v: _is_finite(v) and v >= 0, float
+)
+number = Constraint("a number", _is_any_number, float)
+flag = Constraint("True or False", lambda v: isinstance(v, (bool, np.bool_)), bool, False)
+share = Constraint("a number between 0 and 1", lambda v: _is_finite(v) and 0 < v < 1, float)
+rate = Constraint("a number in [0, 1)", lambda v: _is_finite(v) and 0 <= v < 1, float)
+positive_pair = Constraint(
+    "two positive finite numbers, the smaller one first",
+    lambda v: len(v) == 2 and all(map(_is_finite, v)) and 0 < v[0] < v[1],
+    lambda v: tuple(map(float, v)),
+    is_number=False,
+)
+
+
+def at_least(least):
+    """An integer, `least` or above."""
+    kind = f"an integer, {least} or above"
+    return Constraint(kind, lambda v: _is_integer(v) and v >= least, int)
+
+
+def among(options):
+    """One of some texts, or `None` if that is among them."""
+    listed = ", ".join(repr(option) for option in options)
+
+    def accepts(value):
+        return any(value is option or _is_text(value, option) for option in options)
+
+    return Constraint(f"one of {listed}", accepts, lambda v: v, is_number=False)
+
+
+def _is_text(value, option):
+    return isinstance(value, str) and value == option
+
+
+def optional(constraint):
+    """`None`, or what another constraint wants."""
+    return dataclasses.replace(
+        constraint,
+        accepts=lambda v: v is None or constraint.accepts(v),
+        convert=lambda v: None if v is None else constraint.convert(v),
+    )
 
 
 def integer_from(name, value, least):
     """`value` as an int, at least `least`."""
-    kind = f"an integer, {least} or above"
-    return int(_number(name, value, kind, lambda v: _is_integer(v) and v >= least))
-
-
-def positive(name, value):
-    """`value` as a finite float above zero."""
-    return float(
-        _number(name, value, "a positive finite number", lambda v: _is_finite(v) and v > 0)
-    )
-
-
-def positive_pair(name, value):
-    """`value` as two finite floats above zero, the smaller one first."""
-    try:
-        low, high = (float(v) for v in value)
-        fits = 0 < low < high < math.inf
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"Argument `{name}` must be two positive finite numbers, the smaller one first. "
-            f"Received: {name}={value!r}"
-        )
-    return low, high
-
-
-def non_negative(name, value):
-    """`value` as a finite float, zero or above."""
-    return float(
-        _number(name, value, "a finite number, zero or above", lambda v: _is_finite(v) and v >= 0)
-    )
-
-
-def share(name, value):
-    """`value` as a float between 0 and 1."""
-    return float(
-        _number(name, value, "a number between 0 and 1", lambda v: _is_finite(v) and 0 < v < 1)
-    )
-
-
-def rate(name, value):
-    """`value` as a float in [0, 1), a dropout rate."""
-    return float(_number(name, value, "a number in [0, 1)", lambda v: _is_finite(v) and 0 <= v < 1))
+    return at_least(least)(name, value)
 
 
 def one_of(name, value, options):
     """`value`, if it is among the options."""
-    if value not in options:
-        listed = ", ".join(repr(option) for option in options)
-        raise ValueError(f"Argument `{name}` must be one of {listed}. Received: {name}={value!r}")
-    return value
+    return among(tuple(options))(name, value)
+
+
+def several(name, value, constraint):
+    """`value` as a list, not empty, whose members are what a constraint wants."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"Argument `{name}` must be a list, not empty. Received: {name}={value!r}")
+    return [constraint(name, member) for member in value]
 
 
 def named_callables(name, value):

@@ -11,6 +11,7 @@ from keras import layers, ops
 from problems import HAS_FLOAT64, rows
 
 import keras_regtools as rt
+from keras_regtools.measures.declaration import DECLARED
 
 pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
@@ -96,17 +97,6 @@ MEASURES = {
     "weight_norm": rt.measures.weight_norm,
     "worst_sharpness": functools.partial(rt.measures.worst_sharpness, steps=5),
 }
-WITHOUT_CHANCE = (
-    "asam_sharpness",
-    "fisher_rao_norm",
-    "gradient_flow",
-    "gradient_smoothness",
-    "internal_covariate_shift",
-    "recalibrated_loss",
-    "sam_sharpness",
-    "weight_distance",
-    "weight_norm",
-)
 TABLES = {  # measures of several surfaces, or of a model
     "by_checkpoint": lambda surface: rt.measures.by_checkpoint(
         surface, MEASURES["hessian_trace"], {"here": surface.model.get_weights()}
@@ -147,6 +137,7 @@ def measure_or_table(request):
 def test_every_measure_has_a_row():
     public = {n for n in rt.measures.__all__ if n[0].islower()}
     assert public == {*MEASURES, *TABLES}
+    assert set(DECLARED) == set(MEASURES)
 
 
 def test_a_measure_leaves_the_model_as_it_was(measure_or_table, trained):
@@ -177,9 +168,39 @@ def test_a_result_is_frozen_and_flat(name, measured):
     assert next(iter(result.scalars())) == "value"
     assert result.scalars()["value"] == result.value
     assert {"penalties", "samples"} <= set(result.scalars())
-    assert ("seed" in result.scalars()) == (name not in WITHOUT_CHANCE)
+    assert ("seed" in result.scalars()) == DECLARED[name].random
     with pytest.raises(AttributeError):
         result.seed = 0
+
+
+@pytest.mark.parametrize("name", [n for n in MEASURES if n != "hessian_density"])
+def test_a_result_prints_its_number_first_and_no_long_arrays(name, measured):
+    result = measured(name, 7)
+    text, doubt = repr(result), getattr(result, "stderr", None)
+    expected = f"{type(result).__name__}({result.value:.6g}"
+    assert text.startswith(f"{expected} ± {doubt:.2g}" if doubt else expected)
+    assert "loss=" in text or "mode=" in text
+    assert len(text) < 600
+    assert "\n" not in text
+
+
+def test_surfaces_records_and_tables_print_what_they_are(surfaces, tmp_path):
+    surface = surfaces[7]
+    assert repr(surface) == (
+        "LossSurface(model='plain', 331 weights, 40 samples, batch_size=7, mode='inference', "
+        "penalties=True)"
+    )
+    records = rt.records.Records()
+    records.add(0, 1, {"loss": 1.0, "accuracy": 0.5})
+    records.add(1, 2, {"loss": 0.5})
+    assert repr(records) == "Records(3 of 2 quantities in 2 epochs)"
+    assert repr(rt.callbacks.Report(tmp_path / "here")).endswith("here')")
+    table = rt.measures.by_layer(surface, {"norm": rt.measures.weight_norm}, ["conv", "hidden"])
+    lines = repr(table).splitlines()
+    assert lines[0].split()[:2] == ["parameters", "norm"]
+    assert [line.split()[0] for line in lines[1:]] == ["layer", "conv", "hidden"]
+    assert table._repr_html_().startswith("<table")
+    assert records._repr_html_().startswith("<table")
 
 
 @pytest.fixture(scope="module")

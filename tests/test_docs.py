@@ -142,7 +142,7 @@ def test_a_name_links_to_the_file_with_its_docstring(name):
         assert found is not None, f"{name}: there is no {label} in keras_regtools"
         assert inspect.getdoc(found), f"{name}: {label} has no docstring"
         linked = ((ROOT / name).parent / target).resolve()
-        source = pathlib.Path(inspect.getsourcefile(found))
+        source = pathlib.Path(inspect.getsourcefile(inspect.unwrap(found)))
         assert linked == source, f"{name}: {label} is in {source}"
 
 

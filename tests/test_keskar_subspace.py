@@ -12,10 +12,10 @@ from keras import layers, ops
 from scipy import stats
 
 import keras_regtools as rt
-from keras_regtools.measures import columns as columns_module
 from keras_regtools.measures import keskar as keskar_module
 from keras_regtools.measures import keskar_sharpness
-from keras_regtools.measures.columns import RandomColumns
+from keras_regtools.optimize import RandomColumns
+from keras_regtools.optimize import random_matrix as columns_module
 
 pytestmark = pytest.mark.backends
 SHARP = {"rel": 1e-8} if problems.HAS_FLOAT64 else {"rel": 2e-3}
@@ -223,7 +223,7 @@ def test_a_random_subspace_is_that_of_its_columns(count, orthonormal, drawn):
 
 
 def test_orthonormal_columns_have_an_identity_for_their_gram_matrix():
-    from keras_regtools.measures.spaces import SubspaceBox
+    from keras_regtools.optimize import SubspaceBox
 
     with problems.float64():
         params = [ops.convert_to_tensor(AT)]

@@ -14,7 +14,7 @@ import keras_regtools as rt
 from keras_regtools import landscape
 from keras_regtools.landscape import (
     Directions,
-    files,
+    grid_cache,
     hessian_directions,
     loss_line,
     loss_plane,
@@ -590,7 +590,7 @@ def test_a_finished_file_is_read_and_no_point_is_evaluated(grid, tmp_path, monke
 
 def test_a_file_grows_while_it_is_computed(grid, tmp_path, monkeypatch):
     file, seen = tmp_path / "grid.npz", []
-    monkeypatch.setattr(files, "_SECONDS", -1.0)
+    monkeypatch.setattr(grid_cache, "_SECONDS", -1.0)
     Evaluations(monkeypatch, lambda count: seen.append(count and np.sum(np.load(file)["done"])))
     grid(file)
     assert seen == list(range(POINTS))

@@ -12,7 +12,7 @@ import problems
 import pytest
 from keras import layers
 
-from keras_regtools import callbacks, instrument, regularizers, report
+from keras_regtools import callbacks, instrument, plots, regularizers, report
 from keras_regtools.records import Records, read
 
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
@@ -488,3 +488,40 @@ def test_a_directory_without_records_is_refused(tmp_path, exists):
         f"`callbacks.Report(directory)`. Received: {directory}, without records.jsonl"
     )
     assert directory.exists() == exists
+
+
+def test_what_is_declared_of_pictures_is_the_page(tmp_path):
+    """A user's own picture comes between ours; what nobody draws gets one of its own."""
+    from keras_regtools.plots import picture as declarations
+
+    def caption(records):
+        return "How wide it is."
+
+    @declarations.picture(15, "own/", caption=caption, finding=lambda r: f"{r.last('own/a'):g}!")
+    def widths(records, ax=None):
+        ax.plot(*records.series("own/a"))
+        return ax
+
+    try:
+        rows = [(0, 1, "loss", 1.0), (0, 1, "own/a", 2.0), (0, 1, "my/norm", 3.0)]
+        page = write(tmp_path, rows, None)
+    finally:
+        del declarations._DECLARED["widths"]
+    assert page.captions[1:] == ["How wide it is.", "my, as it was measured."]
+    assert page.findings[1:] == ["2!"]
+    assert {"widths.png", "measured_my.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_every_picture_of_a_run_says_what_it_draws_and_how_to_read_it():
+    from keras_regtools.plots.picture import declared
+
+    empty = Records()
+    names = [picture.name for picture in declared()]
+    assert names[:3] == ["loss", "accuracy", "learning_rate"]
+    assert len(set(names)) == len(names)
+    for picture in declared():
+        assert picture.draws
+        assert picture.caption(empty).rstrip().endswith(".")
+        assert picture.found(empty) == []
+        assert not picture.is_shown(empty)
+        assert getattr(plots, picture.name) is picture.draw

@@ -359,8 +359,8 @@ def test_a_tuner_without_completed_trials_has_no_table(tmp_path):
         (
             {"learning_rates": (0.0, 0.1)},
             ValueError,
-            "Argument `learning_rates` must be a positive finite number. Received: "
-            "learning_rates=0.0 (of type <class 'float'>)",
+            "Argument `learning_rates` must be two positive finite numbers, the smaller one first. "
+            "Received: learning_rates=(0.0, 0.1)",
         ),
         (
             {"warmup_epochs": -1},

@@ -19,30 +19,31 @@ being differentiated, into another function, not yet compiled:
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
 - `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
   variable whose assignments are only noted;
-- `when(condition, update, variables, others, given, assigned)` assigns the list
+- `conditional_assign(condition, update, variables, others, given, assigned)` assigns the list
   `update(kept, given)` to the variables if the condition holds. `variables` and `others`, which are
   only read, are dicts of variables, `kept` is a dict of all their values, and `given` a structure
   of tensors, the only ones that `update` may use. Equal updates are traced once. `assigned` is a
   variable that was assigned just before, which tells whether assignments are only noted;
 - `once(fn, *args)`: `fn(*args)`, of tensors or `None`; a backend that traces does it once for all
   numbers of channels, the last axis;
-- `choose(condition, one, other)`: `one()` if the condition holds, `other()` if not;
-- `Mailbox(shape, compiled)` gathers arrays that a step, compiled by XLA or not, gives now and then:
-  `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if the
-  condition holds; `read()` gives how many there were, their mean and their maximum, and begins
+- `cond(condition, one, other)`: `one()` if the condition holds, `other()` if not;
+- `StepAccumulator(shape, compiled)` gathers arrays that a step, compiled by XLA or not, gives now
+  and then: `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if
+  the condition holds; `read()` gives how many there were, their mean and their maximum, and begins
   anew;
 - `traced_function()`: what stands for the training step that is traced, and its replica, if the
   backend knows it; `(None, None)` otherwise;
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
-- `held(condition, variables)`: their values before an update, needed only if the condition holds;
+- `snapshot(condition, variables)`: their values before an update, needed only if the condition
+  holds;
 - `after(tensor, value)`: a value that is there only if the tensor is: a step may find no data;
-- `aside(gradient)`: a gradient once more, for a branch of a step that XLA does not compile, which
-  leaves the update compiled as if nobody looked;
+- `recompute_apart(gradient)`: a gradient once more, for a branch of a step that XLA does not
+  compile, which leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
 - `squared_norms(tensors)`: the sum of squares of each, as one tensor;
 - `describe()`: the backend's version and what it makes of the processor, as a dict of strings;
-- `put(variable, index, value, assigned)` assigns one entry of a variable.
+- `assign_row(variable, index, value, assigned)` assigns one entry of a variable.
 """
 
 import keras
@@ -60,27 +61,27 @@ else:
         f"'jax', 'torch'. Received: {_name!r}"
     )
 
-Mailbox = _chosen.Mailbox
+StepAccumulator = _chosen.StepAccumulator
 after = _chosen.after
-aside = _chosen.aside
-choose = _chosen.choose
+recompute_apart = _chosen.recompute_apart
+cond = _chosen.cond
 dense = _chosen.dense
 describe = _chosen.describe
 frozen_draws = _chosen.frozen_draws
 gnvp = _chosen.gnvp
-held = _chosen.held
+snapshot = _chosen.snapshot
 hvp = _chosen.hvp
 jit = _chosen.jit
 mean_over = _chosen.mean_over
 once = _chosen.once
-put = _chosen.put
+assign_row = _chosen.assign_row
 replicas = _chosen.replicas
 require = _chosen.require
 squared_norms = _chosen.squared_norms
 traced_function = _chosen.traced_function
 value_and_grad = _chosen.value_and_grad
 watch_steps = _chosen.watch_steps
-when = _chosen.when
+conditional_assign = _chosen.conditional_assign
 
 # TensorFlow's moments hide the mean inside the variance from second derivatives.
 MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
@@ -88,27 +89,27 @@ MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
 MOMENTS_CANCEL = _name == "torch"
 
 __all__ = [
-    "Mailbox",
+    "StepAccumulator",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "after",
-    "aside",
-    "choose",
+    "recompute_apart",
+    "cond",
     "dense",
     "describe",
     "frozen_draws",
     "gnvp",
-    "held",
+    "snapshot",
     "hvp",
     "jit",
     "mean_over",
     "once",
-    "put",
+    "assign_row",
     "replicas",
     "require",
     "squared_norms",
     "traced_function",
     "value_and_grad",
     "watch_steps",
-    "when",
+    "conditional_assign",
 ]

@@ -10,10 +10,10 @@ from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
-    aside,
+    assign_row,
     dense,
     once,
-    put,
+    recompute_apart,
     replicas,
     require,
     squared_norms,
@@ -64,16 +64,16 @@ def frozen_draws():
     return contextlib.nullcontext()
 
 
-def when(condition, update, variables, others, given, assigned):
+def conditional_assign(condition, update, variables, others, given, assigned):
     if _is_traced(condition):
-        _plain.when(condition, update, variables, others, given, assigned)
+        _plain.conditional_assign(condition, update, variables, others, given, assigned)
     elif condition:
         _plain.assign(update, variables, others, given)
 
 
-def choose(condition, one, other):
+def cond(condition, one, other):
     if _is_traced(condition):
-        return _plain.choose(condition, one, other)
+        return _plain.cond(condition, one, other)
     return one() if condition else other()
 
 
@@ -111,7 +111,7 @@ def _is_traced(condition):
     return isinstance(condition, jax.core.Tracer)
 
 
-class Mailbox(_plain.Mailbox):
+class StepAccumulator(_plain.StepAccumulator):
     def __init__(self, shape, compiled):
         super().__init__(shape, compiled, settle=jax.effects_barrier)
 
@@ -124,5 +124,5 @@ class Mailbox(_plain.Mailbox):
         jax.lax.cond(condition, lambda: jax.debug.callback(self.receive, made), lambda: None)
 
 
-def held(condition, variables):
+def snapshot(condition, variables):
     return [variable.value for variable in variables]

@@ -16,7 +16,7 @@ def squared_norms(tensors):
     return ops.stack([ops.sum(ops.square(t)) for t in tensors])
 
 
-def aside(gradient):
+def recompute_apart(gradient):
     return gradient
 
 
@@ -28,7 +28,7 @@ def require(condition, message, assigned):
     """Sizes are known while tracing here: what is asked in a graph elsewhere was asked then."""
 
 
-def when(condition, update, variables, others, given, assigned):
+def conditional_assign(condition, update, variables, others, given, assigned):
     """Both branches give values, and all variables are assigned, as a pure function needs it."""
     # Plain tensors, which both branches can return.
     kept = {name: variable * 1 for name, variable in variables.items()}
@@ -49,7 +49,7 @@ def assign(update, variables, others, given):
         variable.assign(value)
 
 
-def choose(condition, one, other):
+def cond(condition, one, other):
     return ops.cond(condition, one, other)
 
 
@@ -61,7 +61,7 @@ def once(fn, *args):
     return fn(*args)
 
 
-def put(variable, index, value, assigned):
+def assign_row(variable, index, value, assigned):
     """The whole array anew, with one entry exchanged."""
     there = ops.equal(np.arange(variable.shape[0], dtype="int32"), index)
     there = ops.reshape(there, [-1] + [1] * (len(variable.shape) - 1))
@@ -73,7 +73,7 @@ def watch_steps(model, due, watch):
     model.make_train_function(force=True)
 
 
-class Mailbox:
+class StepAccumulator:
     """Arrays that a step gives, in the memory of the process.
 
     Args:

@@ -9,20 +9,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import choose, watch_steps  # noqa: F401
+from keras_regtools.backend._plain import cond, watch_steps  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
-    Mailbox,
+    StepAccumulator,
     after,
-    aside,
+    assign_row,
+    conditional_assign,
     dense,
-    held,
     once,
-    put,
+    recompute_apart,
     require,
+    snapshot,
     squared_norms,
     traced_function,
-    when,
 )
 
 _ZERO = tf.UnconnectedGradients.ZERO

@@ -19,9 +19,9 @@ def require(condition, message, assigned):
         tf.debugging.Assert(condition, [message])
 
 
-def when(condition, update, variables, others, given, assigned):
+def conditional_assign(condition, update, variables, others, given, assigned):
     if _only_notes(assigned):
-        return _plain.when(condition, update, variables, others, given, assigned)
+        return _plain.conditional_assign(condition, update, variables, others, given, assigned)
     known = {**variables, **others}
     if tf.executing_eagerly():
         return _plain.assign(update, variables, others, given) if condition else None
@@ -183,9 +183,9 @@ def after(tensor, value):
         return tf.identity(value)
 
 
-def put(variable, index, value, assigned):
+def assign_row(variable, index, value, assigned):
     if _only_notes(assigned):
-        return _plain.put(variable, index, value, assigned)
+        return _plain.assign_row(variable, index, value, assigned)
     # Assigning to a slice would make XLA compile anew for each index.
     handle = variable.value.handle
     return tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=index, updates=value)
@@ -212,7 +212,7 @@ def _branch(condition, act):
     tf.raw_ops.If(cond=condition, input=given, Tout=[tf.bool], then_branch=call, else_branch=rest)
 
 
-class Mailbox:
+class StepAccumulator:
     """Arrays that a step gives, in variables of no model."""
 
     def __init__(self, shape, compiled):
@@ -242,18 +242,20 @@ class Mailbox:
         return count, total / max(count, 1), largest
 
 
-def held(condition, variables):
+def snapshot(condition, variables):
     return [tf.identity(variable.value) for variable in variables]
 
 
-def aside(gradient):
+def recompute_apart(gradient):
     """Made again in the branch that looks at it, from what TensorFlow cannot merge.
 
     Sums and products with one consumer become part of it: η (a b) is computed as (η a) b. With
     another consumer in the same graph they would not, and the update would be rounded otherwise.
     """
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(aside(gradient.values), gradient.indices, gradient.dense_shape)
+        return tf.IndexedSlices(
+            recompute_apart(gradient.values), gradient.indices, gradient.dense_shape
+        )
     if not tf.is_symbolic_tensor(gradient):
         return gradient
     made, waiting = {}, [gradient]

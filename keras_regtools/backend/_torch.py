@@ -9,11 +9,11 @@ from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
-    aside,
-    choose,
+    assign_row,
+    cond,
     dense,
     once,
-    put,
+    recompute_apart,
     replicas,
     require,
     squared_norms,
@@ -123,7 +123,7 @@ def describe():
     return {"torch": f"{torch.__version__}, {torch.get_num_threads()} threads"}
 
 
-def when(condition, update, variables, others, given, assigned):
+def conditional_assign(condition, update, variables, others, given, assigned):
     if condition:
         _plain.assign(update, variables, others, given)
 
@@ -140,14 +140,14 @@ def watch_steps(model, due, watch):
     model.train_function = step
 
 
-class Mailbox(_plain.Mailbox):
+class StepAccumulator(_plain.StepAccumulator):
     def put(self, condition, values):
         if condition:
             with torch.no_grad():
                 self.receive(values().cpu())
 
 
-def held(condition, variables):
+def snapshot(condition, variables):
     if not condition:
         return None
     return [variable.value.detach().clone() for variable in variables]

@@ -10,6 +10,8 @@ from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.forward import all_layers, names_of
 from keras_regtools.layers.histogram import buckets
+from keras_regtools.layers.statistics import LOGGED, of_layer
+from keras_regtools.validation import flag
 
 
 class ActivationMonitor(ReadingCallback):
@@ -59,8 +61,8 @@ class ActivationMonitor(ReadingCallback):
 
     def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None, logs=()):
         super().__init__("activation_monitor", every_steps)
-        self.logs = names_of_logs(logs, tuple(f"activations/{name}" for name in _LOGGED))
-        self.per_channel = bool(per_channel)
+        self.logs = names_of_logs(logs, tuple(f"activations/{name}" for name in LOGGED))
+        self.per_channel = flag("per_channel", per_channel)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
         self._writer = None
 
@@ -93,7 +95,7 @@ class ActivationMonitor(ReadingCallback):
                 for name, value in self._values(layer, own_name, epoch).items():
                     values[name] = value
                     quantity = name.rsplit("/", 1)[1]
-                    if name.startswith("activations/") and quantity in _LOGGED:
+                    if name.startswith("activations/") and quantity in LOGGED:
                         key = f"activations/{quantity}"
                         worst.setdefault(key, np.nan)
                         worst[key] = float(np.fmax(worst[key], finite_or_nan(value)))
@@ -145,9 +147,9 @@ class ActivationMonitor(ReadingCallback):
         statistics, distributions = reading
         self._write_histogram(distributions, own_name, epoch)
         del statistics["steps"]
-        self._warn(own_name, statistics, layer.recorder.wanted.channels)
+        self._warn(own_name, statistics, layer.recorder.spec.channels)
         values = {
-            f"activations/{own_name}/{name}": value for name, value in _summary(statistics).items()
+            f"activations/{own_name}/{name}": value for name, value in of_layer(statistics).items()
         }
         if self.per_channel:
             values |= {f"channels/{own_name}/{name}": v for name, v in statistics.items()}
@@ -175,37 +177,7 @@ class ActivationMonitor(ReadingCallback):
             self._writer.write(f"activations/{own_name}", found, at)
 
 
-_LOGGED = (
-    "constant_share",
-    "dead_share",
-    "saturated_share",
-    "mean_distance",
-    "std_distance",
-)
-
-
 def instrumented_layers(model):
     """The layers of a model that record, in order."""
     kinds = (layers.InstrumentedBatchNormalization, layers.ActivationStatistics)
     return [layer for layer in all_layers(model) if isinstance(layer, kinds)]
-
-
-def _summary(statistics):
-    """One number per quantity, over all channels of a layer."""
-    values = dict(statistics)
-    seen = values.pop("first_nan_step")
-    summary = {"mean": np.mean(values["mean"])} if "mean" in values else {}
-    if "variance" in values:
-        summary["std"] = np.sqrt(np.mean(values["variance"]))
-    for name in ("mean", "variance", "batch_mean", "batch_variance", "nan_count"):
-        values.pop(name, None)
-    # A channel that stands still has no shape.
-    reduce = {"minimum": np.min, "maximum": np.max, "nan_steps": np.max}
-    for name in ("skewness", "kurtosis"):
-        known = values.pop(name, np.zeros(0))
-        known = known[~np.isnan(known)]
-        summary |= {name: known.mean()} if len(known) else {}
-    for name, value in values.items():
-        own = "dead_share" if name == "dead" else name
-        summary[own] = reduce.get(name, np.mean)(value)
-    return summary | {"first_nan_step": min(seen[seen >= 0], default=-1)}

@@ -110,7 +110,7 @@ class GradientMonitor(ReadingCallback):
             means, largest = np.full((2, len(ROWS), len(self._layers)), np.nan)
             seen = False
             for hook, _ in self._hooks:  # each optimizer has layers of its own
-                count, mean, top = hook.mailbox.read()
+                count, mean, top = hook.accumulator.read()
                 own = mean[ROWS.index("weight_norm")] > 0
                 own = own | (mean[0] > 0) | np.isnan(mean[0]) | (len(self._hooks) == 1)
                 if count:

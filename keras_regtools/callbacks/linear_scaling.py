@@ -4,6 +4,7 @@ import math
 import warnings
 import weakref
 
+from keras_regtools import validation
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
 from keras_regtools.training import (
     SCALED,
@@ -22,7 +23,6 @@ from keras_regtools.training import (
     training_optimizer,
     warmup_factor,
 )
-from keras_regtools.validation import keras_model, non_negative, one_of, positive, positive_integer
 
 RULES = {"linear": lambda k: k, "sqrt": math.sqrt}
 
@@ -88,19 +88,15 @@ class LinearScalingLR(RecordingCallback):
         verbose=0,
     ):
         super().__init__("linear_scaling_lr")
-        self.batch_size = positive_integer("batch_size", batch_size)
-        self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
-        self.base_learning_rate = (
-            None
-            if base_learning_rate is None
-            else positive("base_learning_rate", base_learning_rate)
-        )
-        self.rule = one_of("rule", rule, tuple(RULES))
-        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
-        self.warmup_steps = (
-            None if warmup_steps is None else int(non_negative("warmup_steps", warmup_steps))
-        )
-        self.momentum_correction = bool(momentum_correction)
+        self.batch_size = validation.positive_integer("batch_size", batch_size)
+        self.base_batch_size = validation.positive_integer("base_batch_size", base_batch_size)
+        rate = validation.optional(validation.positive)
+        self.base_learning_rate = rate("base_learning_rate", base_learning_rate)
+        self.rule = validation.one_of("rule", rule, tuple(RULES))
+        self.warmup_epochs = validation.non_negative("warmup_epochs", warmup_epochs)
+        steps = validation.optional(validation.non_negative)("warmup_steps", warmup_steps)
+        self.warmup_steps = None if steps is None else int(steps)
+        self.momentum_correction = validation.flag("momentum_correction", momentum_correction)
         self.verbose = verbose
         self._undo = []
         self._starts = None
@@ -117,7 +113,7 @@ class LinearScalingLR(RecordingCallback):
     def set_model(self, model):
         super().set_model(model)
         if getattr(model, "optimizer", None) is None:
-            keras_model(model, built=False, compiled=True)
+            validation.keras_model(model, built=False, compiled=True)
         # Read here, before another callback's `on_train_begin` restores a cut-off run.
         self._starts = [
             (optimizer, read_iteration(optimizer), self._base_rate(optimizer))

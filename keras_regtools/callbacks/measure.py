@@ -9,8 +9,10 @@ from keras_regtools.data import Batches
 from keras_regtools.measures.result import flat
 from keras_regtools.surface import MODES, LossSurface
 from keras_regtools.validation import (
+    flag,
     keras_model,
     named_callables,
+    number,
     one_of,
     positive_integer,
 )
@@ -85,9 +87,9 @@ class Measure(RecordingCallback):
         self.every_steps = every_steps
         if every_steps is not None:
             self.every_steps = positive_integer("every_steps", every_steps)
-        self.not_finite = float(not_finite)
+        self.not_finite = number("not_finite", not_finite)
         self.mode = one_of("mode", mode, MODES)
-        self.penalties = bool(penalties)
+        self.penalties = flag("penalties", penalties)
         self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(samples, seed)
         self._surface = None
         self._start()

@@ -120,7 +120,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
 def names_of_logs(given, known):
     """The argument `logs` of a monitor as a tuple of names."""
-    if given == "all":
+    if isinstance(given, str) and given == "all":
         return known
     if isinstance(given, str) or not isinstance(given, (list, tuple)):
         raise ValueError(

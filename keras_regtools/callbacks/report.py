@@ -57,6 +57,9 @@ class Report(RecordingCallback):
         self._monitors = self._sink = None
         self._told = {}  # what was recorded of this epoch's logs, by name
 
+    def __repr__(self):
+        return f"Report({str(self.files.directory)!r})"
+
     def set_params(self, params):
         super().set_params(params)
         # Early, as other callbacks look into it when their first epoch begins.

@@ -6,6 +6,7 @@ import warnings
 
 from keras_regtools import measures as catalogue
 from keras_regtools.callbacks.measure import Measure
+from keras_regtools.measures.declaration import by_short_name
 from keras_regtools.validation import (
     keras_model,
     named_callables,
@@ -14,22 +15,7 @@ from keras_regtools.validation import (
     positive_integer,
 )
 
-NAMED = {
-    "keskar": catalogue.keskar_sharpness,
-    "sam": catalogue.sam_sharpness,
-    "asam": catalogue.asam_sharpness,
-    "average": catalogue.average_sharpness,
-    "adaptive_average": functools.partial(catalogue.average_sharpness, adaptive=True),
-    "worst": catalogue.worst_sharpness,
-    "adaptive_worst": functools.partial(catalogue.worst_sharpness, adaptive=True),
-    "pac_bayes": catalogue.pac_bayes_sharpness,
-    "relative_flatness": catalogue.relative_flatness,
-    "fisher_rao": catalogue.fisher_rao_norm,
-    "eigenvalue": catalogue.hessian_eigenvalues,
-    "trace": catalogue.hessian_trace,
-    "weight_norm": catalogue.weight_norm,
-    "weight_distance": catalogue.weight_distance,  # from where the fit began
-}
+NAMED = by_short_name()
 
 
 class Sharpness(Measure):

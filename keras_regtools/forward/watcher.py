@@ -1,7 +1,7 @@
 """Watch what flows through layers, batch by batch, where a view of a model looks from."""
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_regtools import backend
 from keras_regtools.forward.overrides import call_model, overridden
@@ -86,10 +86,23 @@ class InferenceWatcher(Watcher):
         values = [[view.read(v) for v in part] for part in variables]
         totals = {}
         for x, *_ in batches.tensors():
-            for key, uses in self(values, x).items():
+            try:
+                seen = self(values, x)
+            except (TypeError, ValueError) as error:
+                raise _refused(model, x, error) from error
+            for key, uses in seen.items():
                 for use in uses:
                     totals[key] = _added(totals.get(key, (0.0, 0.0, 0.0)), use)
         return totals
+
+
+def _refused(model, x, error):
+    shapes = tree.map_structure(lambda t: tuple(t.shape), x)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ValueError(
+        f"Expected data that the model {model.name!r} can take. "
+        f"Received: x of shape {shapes}, which gave: {lines[-1] if lines else repr(error)}"
+    )
 
 
 def _added(total, more):

@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_regtools import vectors
 from keras_regtools.landscape.directions import Directions, refuse_zero
-from keras_regtools.landscape.files import fill, fingerprint
-from keras_regtools.landscape.points import Points, positions
+from keras_regtools.landscape.evaluation import Evaluation, positions
+from keras_regtools.landscape.grid_cache import fill, fingerprint
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
 from keras_regtools.validation import one_of
@@ -47,6 +47,9 @@ class LossLine(Result):
     mode: str
     penalties: bool
     samples: int | None
+
+    def _repr_html_(self):
+        return self.to_frame().to_html(float_format="{:.6g}".format)
 
     def to_frame(self):
         """The quantities as a `pandas.DataFrame`, indexed by position."""
@@ -138,7 +141,7 @@ def loss_line(
         end, label = _direction(surface, direction)
         span, usual, path = (-1.0, 1.0), 51, "direction"
     alphas = positions("alphas", alphas, span, usual if points is None else points)
-    measured = Points(surface, test, batch_norm, accuracy)
+    measured = Evaluation(surface, test, batch_norm, accuracy)
     _refuse_other_frozen(measured, surface, others)
     at = {
         "linear": lambda a: _mix(1 - a, start, a, end),

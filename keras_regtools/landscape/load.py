@@ -3,7 +3,7 @@
 import json
 import os
 
-from keras_regtools.landscape.files import read_grid
+from keras_regtools.landscape.grid_cache import read_grid
 from keras_regtools.landscape.line import LossLine
 from keras_regtools.landscape.plane import LossPlane
 from keras_regtools.measures.result import frozen

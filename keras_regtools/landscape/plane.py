@@ -13,8 +13,8 @@ from keras_regtools.landscape.directions import (
     random_directions,
     refuse_zero,
 )
-from keras_regtools.landscape.files import fill, fingerprint
-from keras_regtools.landscape.points import Points, positions
+from keras_regtools.landscape.evaluation import Evaluation, positions
+from keras_regtools.landscape.grid_cache import fill, fingerprint
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
 from keras_regtools.validation import one_of
@@ -120,7 +120,7 @@ def loss_plane(
         least = 0.0 if directions.trajectory is not None else 1.0
         spans = [_span(path[:, i], least) for i in (0, 1)]
     x, y = positions("x", x, spans[0], points), positions("y", y, spans[1], points)
-    measured, start = Points(surface, test, batch_norm, accuracy), surface.params
+    measured, start = Evaluation(surface, test, batch_norm, accuracy), surface.params
     here = measured(start)  # a pass over the data, after which their number is known
     settings = {
         "x_label": directions.labels[0],

@@ -3,9 +3,10 @@
 import keras
 
 from keras_regtools.forward.moments import mask_fits
-from keras_regtools.layers.quantities import Wanted
 from keras_regtools.layers.recorder import Recorder
 from keras_regtools.layers.recording import Recording
+from keras_regtools.layers.recording_spec import RecordingSpec
+from keras_regtools.validation import flag
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -66,9 +67,9 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         super().__init__(**kwargs)
         self.axis = axis
         self.before, self.after = before, after
-        self.split = bool(split)
-        wanted = Wanted(record, record_every, record_channels, percentiles, before, after)
-        self.recorder = Recorder(wanted, each_step=False, name="recorder")
+        self.split = flag("split", split)
+        spec = RecordingSpec(record, record_every, record_channels, percentiles, before, after)
+        self.recorder = Recorder(spec, each_step=False, name="recorder")
         self.supports_masking = True
 
     def can_record(self, shape):
@@ -102,4 +103,4 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     def get_config(self):
         own = {"axis": self.axis, "before": self.before, "after": self.after, "split": self.split}
-        return {**super().get_config(), **self.recorder.wanted.config(), **own}
+        return {**super().get_config(), **self.recorder.spec.config(), **own}

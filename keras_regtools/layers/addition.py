@@ -6,32 +6,22 @@ once for each layer.
 
 import dataclasses
 
-import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.forward.moments import (
-    average,
-    broadcast_mask,
-    entries,
-    moments,
-    reduced,
-    reduction_axes,
-    shape_moments,
-)
+from keras_regtools.forward.moments import broadcast_mask, entries, moments, reduction_axes
 from keras_regtools.layers import histogram
-from keras_regtools.layers.quantities import CONSTANT_VARIANCE
-from keras_regtools.layers.rows import (
-    SAMPLED_ROWS,
-    merged_samples,
-    merged_steps,
-    not_finite,
+from keras_regtools.layers.accumulators import (
+    SAMPLES,
     of_channels,
     of_steps,
+    pending_rows,
     sampled_rows,
-    waiting_rows,
 )
-from keras_regtools.layers.signal import Signal
+from keras_regtools.layers.accumulators import STEPS as OF_STEPS
+from keras_regtools.layers.channel_affine import ChannelAffine
+from keras_regtools.layers.statistics import STATISTICS, made_for
+from keras_regtools.layers.statistics.base import Seen
 
 STEP, STEPS, SAMPLE = "step", "steps", "sample"
 
@@ -45,14 +35,14 @@ class Addition:
             `SAMPLE` (everything else of this step).
         axis: The channel axis.
         channels: Tuple of the channels to record, or `None` for all.
-        names: Tuple of the quantities that are wanted.
+        names: Tuple of the quantities that are spec.
         rectified: Whether a ReLU follows.
         saturation: Below and above which values a unit is saturated, or `None`.
         epsilon: That of the batch normalization.
         own_moments: Whether the moments are taken here, and not given.
 
     Call arguments:
-        kept: Dict of tensors: `"totals"` if there is a part of moments; `"waiting"` for `STEPS`,
+        kept: Dict of tensors: `"totals"` if there is a part of moments; `"pending"` for `STEPS`,
             which stays as it is; `"samples"`, and `"grid"` and `"histogram"` where there is one,
             for `SAMPLE`.
         given: Dict of what of `"x"`, `"mask"`, `"reference"`, `"mean"`, `"variance"`, `"number"`,
@@ -79,26 +69,23 @@ class Addition:
             step = self.rows({**given, "mean": mean, "variance": variance})[None]
             result.append(self._moments(kept, step, given["number"] - 1))
         if STEPS in self.parts:
-            first = given["number"] - 1 - kept["waiting"].shape[0]
-            result.append(self._moments(kept, kept["waiting"], first))
+            first = given["number"] - 1 - kept["pending"].shape[0]
+            result.append(self._moments(kept, kept["pending"], first))
         if SAMPLE in self.parts:
             result += self._sample(kept, given, mean, variance)
         return result
 
     def rows(self, given):
-        """What one step gives, as `WAITING_ROWS`."""
+        """What one step gives, as `PENDING_ROWS`."""
         x = given["x"]
         axes = reduction_axes(len(x.shape), self.axis)
         of_all = (given.get("mask"), given["mean"], given["variance"], given.get("reference"))
-        return of_channels(self.channels, 1, waiting_rows(x, axes, *of_all))
+        return of_channels(self.channels, 1, pending_rows(x, axes, *of_all))
 
     def _moments(self, kept, waited, first):
         """Of no steps, as where a reset left zeros, the same."""
         steps = of_steps(waited, first, self.epsilon)
-        return backend.once(merged_steps, kept["totals"], steps)
-
-    def _any_of(self, *names):
-        return any(name in self.names for name in names)
+        return backend.once(OF_STEPS.merged, kept["totals"], steps)
 
     def _sample(self, kept, given, mean, variance):
         x, mask, behind = given["x"], given.get("mask"), given.get("signal")
@@ -113,31 +100,24 @@ class Addition:
         taken = x
         if behind is not None:
             taken = ops.cast(of_channels(self.channels, self.axis, behind), x.dtype)
-        signal = Signal(taken, axes, *mapped)
+        affine = ChannelAffine(taken, axes, *mapped)
+        signal = Signal(affine, behind is not None, self.rectified, self.saturation)
+        made = made_for(self.names)
         has_histogram = "histogram" in kept
-        shape = self._any_of("skewness", "kurtosis")
-        extremes = has_histogram or shape or self._any_of("minimum", "maximum", "dead")
-        described = _Described(tuple(axes), self.axis, shape, extremes, has_histogram)
+        described = _Described(
+            tuple(axes), self.axis, tuple(s.name for s in made if s.sampled_rows), has_histogram
+        )
         rows, *parts = backend.once(described, x, mean, variance, counted)
-        new = dict(zip(SAMPLED_ROWS, ops.unstack(rows, len(SAMPLED_ROWS)), strict=True))
-        count = ops.cast(new["count"], x.dtype)
-        if mapped and extremes:  # of no entries, there is no highest
-            highest = signal.highest(-new["low"], new["high"])
-            new["signal_high"] = ops.where(count > 0, highest, new["high"])
-        if behind is not None and self._any_of("dead"):
-            high = taken if counted is None else ops.where(counted, taken, -np.inf)
-            new["signal_high"] = reduced(ops.max, high, axes)
-        if self._any_of("zero_share"):
-            zeros = signal.zeros(self.rectified)
-            new["zeros"] = average(ops.cast(zeros, x.dtype), axes, counted) * count
-        if self.saturation is not None and self._any_of("saturated_share"):
-            outside = signal.outside(*self.saturation)
-            new["saturated"] = average(ops.cast(outside, x.dtype), axes, counted) * count
-        seen = kept["samples"]
-        merged = [backend.once(merged_samples, seen, sampled_rows(new))]
+        new = dict(zip(SAMPLES.rows, ops.unstack(rows, len(SAMPLES.rows)), strict=True))
+        seen = Seen(x, axes, mean, variance, counted)
+        seen.count = new["count"]
+        for statistic in made:
+            new |= statistic.of_signal(seen, signal, new)
+        so_far = kept["samples"]
+        merged = [backend.once(SAMPLES.merged, so_far, sampled_rows(new, mean))]
         if has_histogram:
             part, weight, *taken = parts
-            so_far = dict(zip(SAMPLED_ROWS, ops.unstack(seen, len(SAMPLED_ROWS)), strict=True))
+            so_far = dict(zip(SAMPLES.rows, ops.unstack(so_far, len(SAMPLES.rows)), strict=True))
             merged += backend.once(
                 histogram.added,
                 kept["histogram"],
@@ -145,51 +125,60 @@ class Addition:
                 part,
                 weight,
                 *(ops.cast(t, "float32") for t in (mean, variance)),
-                -so_far["low"],
-                so_far["high"],
+                -so_far["negated_minimum"],
+                so_far["maximum"],
                 *taken,
             )
         return merged
 
 
 @dataclasses.dataclass(frozen=True)
+class Signal:
+    """What the activation behind a recorder gets.
+
+    Attributes:
+        affine: A `ChannelAffine`.
+        apart: Whether it is another tensor than what is recorded.
+        rectified, saturation: As for `Addition`.
+    """
+
+    affine: ChannelAffine
+    apart: bool
+    rectified: bool
+    saturation: tuple | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Described:
     """What the entries of a step say of themselves, whatever comes behind them.
 
+    Args:
+        axes, axis: All axes but that of the channels, and that one.
+        names: Tuple of the statistics that are made.
+        histogram: Whether one is kept.
+
     Returns:
-        A list: `SAMPLED_ROWS` as one tensor; with a histogram also the entries for it, how many
-            each stands for, and, of entries not all of which count, which do.
+        A list: the rows of `SAMPLES` as one tensor; with a histogram also the entries for it, how
+        many each stands for, and, of entries not all of which count, which do.
     """
 
     axes: tuple
     axis: int
-    shape: bool
-    extremes: bool
+    names: tuple
     histogram: bool
 
     def __call__(self, x, mean, variance, counted=None):
-        axes, zero = list(self.axes), ops.zeros_like(mean)
-        new = dict.fromkeys(SAMPLED_ROWS, zero)
-        new |= {"readings": zero + 1, "count": entries(x, axes, counted)}
+        seen = Seen(x, list(self.axes), mean, variance, counted)
+        new = {"readings": ops.ones_like(mean), "count": seen.count}
         new |= {"mean": mean, "variance": variance}
-        new["constant"] = ops.cast(variance < CONSTANT_VARIANCE, x.dtype)
-        # A mean that is finite is the mean of finite entries; only others are looked at.
-        new["nan_count"] = backend.choose(
-            ops.all(ops.isfinite(mean)), lambda: zero, lambda: not_finite(x, axes, counted)
-        )
-        if self.shape:  # of a channel that does not stand still
-            new["skewness"], new["kurtosis"] = shape_moments(x, axes, mean, variance, counted)
-        if self.extremes:
-            low = x if counted is None else ops.where(counted, x, np.inf)
-            high = x if counted is None else ops.where(counted, x, -np.inf)
-            new["low"] = -reduced(ops.min, low, axes)
-            new["high"] = new["signal_high"] = reduced(ops.max, high, axes)
-        rows = sampled_rows(new)
+        for name in self.names:
+            new |= STATISTICS[name].of_entries(seen)
+        rows = sampled_rows(new, mean)
         if not self.histogram:
             return [rows]
         part = histogram.sampled(ops.cast(x, "float32"), self.axis)
         # What was left out weighs with what was taken.
-        number = new["count"] if counted is None else entries(x, axes)
+        number = seen.count if counted is None else entries(x, seen.axes)
         taken = ops.maximum(ops.cast(ops.shape(part)[0], x.dtype), 1)  # a replica may get none
         weight = ops.cast(number / taken, "float32")
         if counted is None:

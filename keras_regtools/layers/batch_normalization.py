@@ -4,10 +4,10 @@ import keras
 from keras import ops
 
 from keras_regtools.forward.moments import mask_fits
-from keras_regtools.layers.ghost import VirtualBatches, by_sample, followed
-from keras_regtools.layers.quantities import Wanted
+from keras_regtools.layers.ghost_batch import VirtualBatches, by_sample, followed
 from keras_regtools.layers.recorder import Recorder
 from keras_regtools.layers.recording import Recording
+from keras_regtools.layers.recording_spec import RecordingSpec
 from keras_regtools.validation import positive_integer
 
 
@@ -75,8 +75,8 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
     ):
         super().__init__(*args, **kwargs)
         self.before = before
-        wanted = Wanted(record, record_every, record_channels, percentiles, before)
-        self.recorder = Recorder(wanted, each_step=True, epsilon=self.epsilon, name="recorder")
+        spec = RecordingSpec(record, record_every, record_channels, percentiles, before)
+        self.recorder = Recorder(spec, each_step=True, epsilon=self.epsilon, name="recorder")
         self.virtual_batch_size = virtual_batch_size
         if virtual_batch_size is not None:
             self.virtual_batch_size = positive_integer("virtual_batch_size", virtual_batch_size)
@@ -152,4 +152,4 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
 
     def get_config(self):
         own = {"before": self.before, "virtual_batch_size": self.virtual_batch_size}
-        return {**super().get_config(), **self.recorder.wanted.config(), **own}
+        return {**super().get_config(), **self.recorder.spec.config(), **own}

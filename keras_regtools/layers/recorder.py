@@ -11,17 +11,14 @@ from keras import ops
 from keras_regtools import backend
 from keras_regtools.forward.moments import average, broadcast_mask, moments, reduction_axes
 from keras_regtools.layers import histogram
-from keras_regtools.layers.addition import SAMPLE, STEP, STEPS, Addition
-from keras_regtools.layers.rows import (
-    MOMENTS,
+from keras_regtools.layers.accumulators import (
     NUMPY,
-    SAMPLED_ROWS,
-    STEP_ROWS,
-    WAITING_ROWS,
-    merged_samples,
-    merged_steps,
+    SAMPLES,
     of_steps,
 )
+from keras_regtools.layers.accumulators import STEPS as OF_STEPS
+from keras_regtools.layers.addition import SAMPLE, STEP, STEPS, Addition
+from keras_regtools.layers.statistics.base import PENDING_ROWS
 from keras_regtools.state import State, functional_scope
 
 _LONGEST = 16  # the most steps that wait
@@ -31,32 +28,32 @@ class Recorder(State):
     """Per-channel statistics of a tensor over the training steps since the last reading.
 
     Args:
-        wanted: `Wanted`.
+        spec: `RecordingSpec`.
         each_step: Whether moments are kept of every step, as where a layer computes them anyway,
-            or of the sampled steps only: every `wanted.every`-th one, beginning with the first
+            or of the sampled steps only: every `spec.every`-th one, beginning with the first
             after a reading, and those with NaN or infinity.
         epsilon: Of the batch normalization, added to moving variances.
     """
 
-    def __init__(self, wanted, each_step, epsilon=0.0, **kwargs):
+    def __init__(self, spec, each_step, epsilon=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.wanted, self.each_step, self.epsilon = wanted, each_step, epsilon
+        self.spec, self.each_step, self.epsilon = spec, each_step, epsilon
         self._calls = weakref.WeakKeyDictionary()  # the steps in which it was called, while traced
 
     def build(self, channels):
-        if self.wanted.channels is not None:
-            if max(self.wanted.channels) >= channels:
+        if self.spec.channels is not None:
+            if max(self.spec.channels) >= channels:
                 raise ValueError(
                     f"Expected `record_channels` to be below {channels}, the number of channels. "
-                    f"Received: record_channels={list(self.wanted.channels)}"
+                    f"Received: record_channels={list(self.spec.channels)}"
                 )
-            channels = len(self.wanted.channels)
+            channels = len(self.spec.channels)
         # Training steps in all, and since the last reading.
-        self.clock = self._state("clock", (2,), "int32")
+        self.counters = self._state("counters", (2,), "int32")
         if self.each_step:
-            self.waiting = self._state("waiting", (self.cycle, len(WAITING_ROWS), channels))
-        self.totals = self._state("totals", (len(STEP_ROWS), channels))
-        self.samples = self._state("samples", (len(SAMPLED_ROWS), channels))
+            self.pending = self._state("pending", (self.cycle, len(PENDING_ROWS), channels))
+        self.totals = self._state("totals", (len(OF_STEPS.rows), channels))
+        self.samples = self._state("samples", (len(SAMPLES.rows), channels))
         self.grid = self._state("grid", (2, channels))
         bins = histogram.BINS if self._has_histogram else 0
         self.histogram = self._state("histogram", (bins, channels))
@@ -65,7 +62,7 @@ class Recorder(State):
     @property
     def cycle(self):
         """Steps that wait until they are added together, which costs less than one by one."""
-        every = self.wanted.every if self.each_step else 1
+        every = self.spec.every if self.each_step else 1
         return max(n for n in range(1, _LONGEST + 1) if every % n == 0)
 
     def _state(self, name, shape, dtype="float32"):
@@ -80,7 +77,7 @@ class Recorder(State):
 
     @property
     def _has_histogram(self):
-        return self.wanted.any_of("percentiles", "percentile_drift")
+        return self.spec.any_of("percentiles", "percentile_drift")
 
     def record(self, x, axis, mask=None, reference=None, synchronized=False, signal=None):
         """Add one step.
@@ -97,11 +94,11 @@ class Recorder(State):
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = reduction_axes(len(x.shape), axis)
         first = self._begins_step()
-        clock = backend.after(x, ops.convert_to_tensor(self.clock) + int(first))
+        counters = backend.after(x, ops.convert_to_tensor(self.counters) + int(first))
         if first:  # and not once more in the step that is counted already
-            self.clock.assign(clock)
-        number, since = ops.unstack(clock, 2)
-        slot = self._place(since, self.cycle if self.each_step else self.wanted.every)
+            self.counters.assign(counters)
+        number, since = ops.unstack(counters, 2)
+        slot = self._place(since, self.cycle if self.each_step else self.spec.every)
         due = ops.equal(slot, 0)
         given = {"x": x}
         if mask is not None:
@@ -126,33 +123,33 @@ class Recorder(State):
         sample = self._addition((SAMPLE,), own_moments=synchronized)
         if not first:  # a second use of the layer: of the same step, and not to wait
             own = of_steps(rows[None], number - 1, self.epsilon)
-            self.totals.assign(merged_steps(self.totals * 1, own))
-            due = ops.equal(self._place(since, self.wanted.every), 0)
+            self.totals.assign(OF_STEPS.merged(self.totals * 1, own))
+            due = ops.equal(self._place(since, self.spec.every), 0)
             self._add(due, sample, axis, given)
             return
         # Those of the cycle that is over; at the first step after a reset, zeros.
-        if self.cycle == self.wanted.every:
+        if self.cycle == self.spec.every:
             both = dataclasses.replace(sample, parts=(STEPS, SAMPLE))
             self._add(due, both, axis, {**given, "number": number})
         else:
             self._add(due, self._addition((STEPS,)), axis, {"number": number})
-            due = ops.equal(self._place(since, self.wanted.every), 0)
+            due = ops.equal(self._place(since, self.spec.every), 0)
             self._add(due, sample, axis, given)
-        backend.put(self.waiting, slot, rows, self.clock)
+        backend.assign_row(self.pending, slot, rows, self.counters)
 
     def _place(self, since, every):
         """Where the step that is counted stands in a cycle of so many steps."""
         return ops.mod(since - 1, every)
 
     def _addition(self, parts, own_moments=False, axis=-1):
-        wanted = self.wanted
+        spec = self.spec
         return Addition(
             parts,
             axis,
-            None if wanted.channels is None else tuple(wanted.channels),
-            tuple(wanted.names),
-            wanted.rectified,
-            wanted.saturation,
+            None if spec.channels is None else tuple(spec.channels),
+            tuple(spec.names),
+            spec.rectified,
+            spec.saturation,
             self.epsilon,
             own_moments,
         )
@@ -163,9 +160,9 @@ class Recorder(State):
         names = ["totals"] if {STEP, STEPS} & {*addition.parts} else []
         if SAMPLE in addition.parts:
             names += ["samples"] + (["grid", "histogram"] if self._has_histogram else [])
-        reads = ["waiting"] if STEPS in addition.parts else []
+        reads = ["pending"] if STEPS in addition.parts else []
         variables, others = ({n: getattr(self, n) for n in part} for part in (names, reads))
-        backend.when(due, addition, variables, others, given, self.clock)
+        backend.conditional_assign(due, addition, variables, others, given, self.counters)
 
     def _begins_step(self):
         """Whether this is the layer's first call in a training step, as far as a call can tell.
@@ -190,41 +187,40 @@ class Recorder(State):
         """What was recorded, a `dict` of arrays with one entry per channel, and the histograms.
 
         Returns:
-            `(rows, parts)`, or `None` before the first training step: `rows` from the names of
-            `STEP_ROWS` and `SAMPLED_ROWS`, those of the moments of every step with `step_` before
-            them, and `"clock"`; `parts` a list of `(grid, histogram)`, one for each replica.
+            `(counters, steps, sampled, parts)`, or `None` before the first training step: the
+            steps in all and since the last reading; dicts from the rows of `accumulators.STEPS`
+            and of `SAMPLES` to arrays; a list of `(grid, histogram)`, one for each replica.
         """
-        variables = [self.clock, self.totals, self.samples, self.grid, self.histogram]
-        variables += [self.waiting] if self.each_step else []
+        variables = [self.counters, self.totals, self.samples, self.grid, self.histogram]
+        variables += [self.pending] if self.each_step else []
         copies = list(zip(*(backend.replicas(v) for v in variables), strict=True))
-        clock = copies[0][0]
-        if clock[1] == 0:
+        counters = copies[0][0]
+        if counters[1] == 0:
             return None
         totals = samples = None
-        for _, own, sampled, _, _, *waiting in copies:
-            if waiting:
-                number = (clock[1] - 1) % self.cycle + 1
+        for _, own, sampled, _, _, *pending in copies:
+            if pending:
+                number = (counters[1] - 1) % self.cycle + 1
                 with np.errstate(all="ignore"):  # NaN and infinity are what may be found
-                    rows = of_steps(waiting[0][:number], clock[0] - number, self.epsilon, NUMPY)
-                    own = merged_steps(own, rows, NUMPY)
+                    rows = of_steps(pending[0][:number], counters[0] - number, self.epsilon, NUMPY)
+                    own = OF_STEPS.merged(own, rows, NUMPY)
             with np.errstate(all="ignore"):
-                totals = own if totals is None else merged_steps(totals, own, NUMPY)
-                new = sampled if samples is None else merged_samples(samples, sampled, NUMPY)
+                totals = own if totals is None else OF_STEPS.merged(totals, own, NUMPY)
+                new = sampled if samples is None else SAMPLES.merged(samples, sampled, NUMPY)
             samples = new
-        rows = dict(zip(SAMPLED_ROWS, samples, strict=True))
-        for name, row in zip(STEP_ROWS, totals, strict=True):
-            rows[f"step_{name}" if name in MOMENTS else name] = row
-        return {"clock": clock, **rows}, [copy[3:5] for copy in copies]
+        rows = dict(zip(OF_STEPS.rows, totals, strict=True))
+        sampled = dict(zip(SAMPLES.rows, samples, strict=True))
+        return counters, rows, sampled, [copy[3:5] for copy in copies]
 
     def reset(self):
         """Begin a new reading."""
-        total, since = (int(n) for n in ops.convert_to_numpy(self.clock))
+        total, since = (int(n) for n in ops.convert_to_numpy(self.counters))
         if not since:
             return  # all is as it was made, or as the last reset left it
         for variable in self.variables:
-            if variable is not self.clock:
+            if variable is not self.counters:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
-        self.clock.assign(np.array([total, 0], "int32"))
+        self.counters.assign(np.array([total, 0], "int32"))
 
 
 def _samples_by_positions(axis, given):

@@ -1,11 +1,10 @@
 """What the layers with a recorder have in common: reading it."""
 
 import numpy as np
-from keras import ops
 
-from keras_regtools.forward.moments import stands_still
-from keras_regtools.layers.histogram import Distribution, percentiles
-from keras_regtools.layers.quantities import EACH_STEP, percentile_name
+from keras_regtools.layers.histogram import Distribution
+from keras_regtools.layers.statistics import STATISTICS
+from keras_regtools.layers.statistics.base import Reading
 
 
 class Recording:
@@ -67,72 +66,30 @@ class Recording:
             raise ValueError(
                 f"Expected at least one training step. Received: none, in the layer {self.name!r}"
             )
-        return self._statistics(*found)
+        return self._statistics(*self._reading_of(*found))
 
-    def _statistics(self, rows, parts, sampled=None):
-        wanted = self.recorder.wanted
-        steps = np.where(rows["steps"] > 0, rows["steps"], np.nan)  # of nothing, nothing is known
-        values = {name: rows[name] / steps for name in EACH_STEP if name in rows}
-        known = np.where(rows["step_count"] > 0, np.float32(1), np.nan)
-        values |= {"mean": rows["step_mean"] * known, "variance": rows["step_variance"] * known}
-        if not self.has_reference:
-            del values["mean_distance"], values["std_distance"]
-        values |= self._sampled(rows, parts) if sampled is None else sampled
-        values |= self._drift(values)
-        for name in ("gamma", "beta") if self.has_reference else ():
-            variable = getattr(self, name, None)
-            if variable is not None:
-                value = np.array(ops.convert_to_numpy(variable), "float32")
-                value = value if wanted.channels is None else value[list(wanted.channels)]
-                values["abs_gamma" if name == "gamma" else name] = (
-                    np.abs(value) if name == "gamma" else value
-                )
-        kept = {name: v for name, v in values.items() if _family(name) in wanted.names}
-        return {
-            "steps": int(rows["clock"][1]),
-            **kept,
-            "nan_steps": rows["nan_steps"].astype("int64"),
-            "nan_count": rows["nan_count"].astype("int64"),
-            "first_nan_step": rows["first_nan"].astype("int64") - 1,
-        }
+    def _reading_of(self, counters, *rows_and_parts):
+        return counters, Reading(self, *rows_and_parts, self._last)
 
-    def _sampled(self, rows, parts):
-        wanted = self.recorder.wanted
-        count = np.where(rows["count"] > 0, rows["count"], np.nan)
-        still = -rows["low"] >= rows["high"]
-        values = {
-            # Of a channel that stands still there is no shape.
-            "skewness": np.where(still, np.nan, rows["skewness"]),
-            "kurtosis": np.where(still, np.nan, rows["kurtosis"] - 3),
-            "minimum": -rows["low"],
-            "maximum": rows["high"],
-            "zero_share": rows["zeros"] / count,
-            "constant_share": rows["constant"]
-            / np.where(rows["readings"] > 0, rows["readings"], 1),
-        }
-        if wanted.can_be_dead:
-            values["dead"] = (rows["signal_high"] <= 0).astype("float32")
-        if wanted.saturation is not None:
-            values["saturated_share"] = rows["saturated"] / count
-        values = {
-            n: np.where(rows["count"] > 0, v, np.nan).astype("float32") for n, v in values.items()
-        }
-        if len(parts[0][1]):
-            found = percentiles(parts, -rows["low"], rows["high"], wanted.percentiles)
-            found[~np.isfinite(rows["mean"])] = np.nan
-            values |= {percentile_name(p): found[:, i] for i, p in enumerate(wanted.percentiles)}
+    def _statistics(self, counters, reading):
+        values = {"steps": int(counters[1])}
+        for statistic in STATISTICS.values():
+            if statistic.of_batch_norm and not self.has_reference:
+                continue
+            if not statistic.chosen or statistic.name in self.recorder.spec.names:
+                values |= statistic.read(reading)
         return values
 
-    def _distributions(self, rows, parts):
-        if not len(parts[0][1]):
+    def _distributions(self, counters, reading):
+        if not len(reading.parts[0][1]):
             return []
         return [
             Distribution(
-                [(grid[0, c], grid[1, c], counts[:, c]) for grid, counts in parts],
-                -rows["low"][c],
-                rows["high"][c],
+                [(grid[0, c], grid[1, c], counts[:, c]) for grid, counts in reading.parts],
+                reading.low[c],
+                reading.high[c],
             )
-            for c in range(len(rows["low"]))
+            for c in range(len(reading.low))
         ]
 
     def distributions(self):
@@ -143,23 +100,12 @@ class Recording:
             or no training step was made.
         """
         found = self.recorder.read() if self.recorder.built else None
-        return [] if found is None else self._distributions(*found)
-
-    def _drift(self, values):
-        if self._last is None:
-            return {}
-        last = self._last
-        names = [n for n in values if n.startswith("percentile_")]
-        drift = {"mean_drift": _in_units(values["mean"] - last["mean"], last)}
-        if names:
-            gaps = [_in_units(values[n] - last[n], last) for n in names]
-            drift["percentile_drift"] = np.mean(gaps, axis=0)
-        return drift
+        return [] if found is None else self._distributions(*self._reading_of(*found))
 
     @property
     def compared_with(self):
         """What the next reading is compared with, a dict of arrays, or `None`."""
-        if self._last is None or not self.recorder.wanted.any_of("mean_drift", "percentile_drift"):
+        if self._last is None or not self.recorder.spec.any_of("mean_drift", "percentile_drift"):
             return None
         kept = ("mean", "variance")
         return {n: v for n, v in self._last.items() if n in kept or n.startswith("percentile_")}
@@ -201,25 +147,11 @@ class Recording:
         """Keep the present reading as the last one."""
         found = self.recorder.read()
         if found is not None:
-            rows, parts = found
-            sampled = self._sampled(rows, parts)
-            self._reading = self._statistics(rows, parts, sampled)
-            self._last = {"mean": rows["step_mean"], "variance": rows["step_variance"], **sampled}
+            found = _, reading = self._reading_of(*found)
+            self._reading = self._statistics(*found)
+            moments = {name: reading.steps[name] for name in ("mean", "variance")}
+            self._last = {**moments, **reading.percentiles}
         return found
-
-
-def _in_units(gap, last):
-    """|gap| in standard deviations of the last reading; if there were none, 0 or infinite."""
-    mean, variance = last["mean"], last["variance"]
-    still = stands_still(mean, variance)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        nothing = stands_still(mean, np.square(gap))
-        units = np.abs(gap) / np.where(still, 0, np.sqrt(variance))
-    return np.where(still & nothing, 0.0, units).astype("float32")
-
-
-def _family(name):
-    return "percentiles" if name.startswith("percentile_") and name[11:12].isdigit() else name
 
 
 def silent_calls(model_layers):

@@ -1,5 +1,6 @@
 """Measures: a function of a `LossSurface`, a result that carries its doubt."""
 
+from keras_regtools.measures.average_case import AverageSharpness, average_sharpness
 from keras_regtools.measures.covariate_shift import (
     InternalCovariateShift,
     internal_covariate_shift,
@@ -17,20 +18,15 @@ from keras_regtools.measures.gradient_flow import GradientFlow, gradient_flow
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.normalization_noise import NormalizationNoise, normalization_noise
 from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharpness
-from keras_regtools.measures.perturbed import (
-    AverageSharpness,
-    WorstSharpness,
-    average_sharpness,
-    worst_sharpness,
-)
 from keras_regtools.measures.recalibrated import RecalibratedLoss, recalibrated_loss
 from keras_regtools.measures.relative_flatness import RelativeFlatness, relative_flatness
 from keras_regtools.measures.result import Result
 from keras_regtools.measures.sam import SAMSharpness, asam_sharpness, sam_sharpness
 from keras_regtools.measures.smoothness import GradientSmoothness, gradient_smoothness
-from keras_regtools.measures.tables import Table, by_checkpoint, by_layer
+from keras_regtools.measures.sweeps import Table, by_checkpoint, by_layer
 from keras_regtools.measures.trace import HessianTrace, hessian_trace
 from keras_regtools.measures.weights import WeightDistance, weight_distance, weight_norm
+from keras_regtools.measures.worst_case import WorstSharpness, worst_sharpness
 
 __all__ = [
     "NormalizationNoise",

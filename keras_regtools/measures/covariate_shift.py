@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_regtools import vectors
 from keras_regtools.forward import names_of
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.validation import positive
@@ -41,6 +42,7 @@ class InternalCovariateShift(SharpnessResult):
         return numbers
 
 
+@measure("length of a gradient", learning_rate=positive)
 def internal_covariate_shift(surface, learning_rate):
     """How far the gradient of each layer moves when the layers before it take their step.
 
@@ -73,7 +75,7 @@ def internal_covariate_shift(surface, learning_rate):
     >>> internal_covariate_shift(surface, 0.1).distances.round(4)  # ½ (w₂ w₁ − 1)²
     array([0.  , 0.52])
     """
-    rate = positive("learning_rate", learning_rate)
+    rate = learning_rate
     params = list(loss_surface(surface).params)
     layers = weights_by_layer(surface)
     if not layers:

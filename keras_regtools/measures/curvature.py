@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_regtools import spectrum, vectors
+from keras_regtools import linalg, vectors
 from keras_regtools.measures.result import Result, loss_surface, origin
 from keras_regtools.validation import one_of, positive_integer
 
@@ -98,14 +98,14 @@ def estimated_trace(curvature, product, tolerance, sketch, max_products, seed, n
         name: What the progress bar calls it.
 
     Returns:
-        What `spectrum.trace` gives.
+        What `linalg.trace` gives.
     """
-    least = 2 * sketch + spectrum.FEWEST_DRAWS
+    least = 2 * sketch + linalg.FEWEST_DRAWS
     rows = f"2 for each of the {sketch} rows of the sketch and " if sketch else ""
-    why = f"{rows}1 for each of {spectrum.FEWEST_DRAWS} draws"
+    why = f"{rows}1 for each of {linalg.FEWEST_DRAWS} draws"
     most = most_products(max_products, least, why)
     curvature.expect(most)
-    return spectrum.trace(
+    return linalg.trace(
         product,
         curvature.size,
         curvature.dtype,

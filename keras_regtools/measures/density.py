@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from keras_regtools import spectrum
-from keras_regtools.measures.curvature import Curvature, CurvatureResult
+from keras_regtools import linalg
+from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResult
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import frozen
-from keras_regtools.validation import positive_integer
+from keras_regtools.validation import among, at_least, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,6 +125,13 @@ class HessianDensity(CurvatureResult):
 _RESOLVED = 0.05  # more than that near zero, and the share below it is not told
 
 
+@measure(
+    "mean eigenvalue",
+    matrix=among(MATRICES),
+    steps=positive_integer,
+    draws=positive_integer,
+    seed=at_least(0),
+)
 def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, verbose=0):
     """The density of the Hessian's eigenvalues at the model's weights.
 
@@ -159,10 +167,9 @@ def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, ve
     >>> density.nodes.round(4), density.weights.round(4)
     (array([[1., 9.]]), array([[0.5, 0.5]]))
     """
-    steps, draws = positive_integer("steps", steps), positive_integer("draws", draws)
     curvature = Curvature(surface, matrix, verbose)
     curvature.expect(draws * min(steps, curvature.size))
-    nodes, weights, residuals = spectrum.density(
+    nodes, weights, residuals = linalg.density(
         curvature,
         curvature.size,
         curvature.dtype,

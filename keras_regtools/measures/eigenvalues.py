@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from keras_regtools import spectrum, vectors
-from keras_regtools.measures.curvature import Curvature, CurvatureResult, most_products
+from keras_regtools import linalg, vectors
+from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResult, most_products
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import frozen
-from keras_regtools.validation import one_of, positive, positive_integer
+from keras_regtools.validation import among, at_least, positive, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,6 +48,16 @@ class HessianEigenvalues(CurvatureResult):
         return {**numbers, **super().scalars()}
 
 
+@measure(
+    "curvature",
+    "eigenvalue",
+    k=positive_integer,
+    which=among(linalg.WHICH),
+    matrix=among(MATRICES),
+    tolerance=positive,
+    max_products=positive_integer,
+    seed=at_least(0),
+)
 def hessian_eigenvalues(
     surface,
     k=1,
@@ -96,15 +107,13 @@ def hessian_eigenvalues(
     >>> hessian_eigenvalues(surface, k=2).eigenvalues.round(4)
     array([9., 1.])
     """
-    which = one_of("which", which, tuple(spectrum.WHICH))
-    tolerance = positive("tolerance", tolerance)
     curvature = Curvature(surface, matrix, verbose)
     k = _at_most_the_weights(k, curvature.size, which)
     least = 2 * k if which == "both" else k
     most = most_products(max_products, least, "one for each eigenvalue")
     curvature.expect(most)
     rng = np.random.default_rng(seed)
-    found = spectrum.eigenpairs(
+    found = linalg.eigenpairs(
         curvature,
         rng.standard_normal(curvature.size).astype(curvature.dtype),
         k,
@@ -128,7 +137,6 @@ def hessian_eigenvalues(
 
 
 def _at_most_the_weights(k, size, which):
-    k = positive_integer("k", k)
     if k * (2 if which == "both" else 1) > size:
         ends = " at each end of the spectrum" if which == "both" else ""
         raise ValueError(
@@ -157,6 +165,13 @@ class GradientShare(CurvatureResult):
     converged: bool
 
 
+@measure(
+    "share",
+    k=positive_integer,
+    tolerance=positive,
+    max_products=positive_integer,
+    seed=at_least(0),
+)
 def gradient_share(
     surface, k=10, *, matrix="hessian", tolerance=1e-2, max_products=200, seed=0, verbose=0
 ):

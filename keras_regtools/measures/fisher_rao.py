@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 
 
@@ -19,6 +20,7 @@ class FisherRaoNorm(SharpnessResult):
     stderr: float
 
 
+@measure("squared loss", "fisher_rao")
 def fisher_rao_norm(surface):
     """The squared Fisher-Rao norm of the weights, E⟨w, ∇ℓ⟩², over the samples' own losses ℓ.
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from keras_regtools import vectors
 from keras_regtools.forward import names_of
+from keras_regtools.measures.dead_units import dead_units
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.layers import weights_by_layer
-from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
-from keras_regtools.measures.unit_states import unit_states
+from keras_regtools.measures.result import SharpnessResult, frozen, origin
 from keras_regtools.validation import positive
 
 
@@ -62,6 +63,7 @@ class GradientFlow(SharpnessResult):
         return numbers
 
 
+@measure("ratio", learning_rate=positive, factor=positive)
 def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     """The gradient of each layer, and whether it vanishes or explodes on its way to the input.
 
@@ -95,7 +97,7 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     >>> flow.verdict, flow.begins_at
     ('vanishing', 'b')
     """
-    params, factor = loss_surface(surface).params, positive("factor", factor)
+    params = surface.params
     rate = _rate(surface.model, learning_rate)
     layers = weights_by_layer(surface)
     names = names_of([layer for layer, _ in layers])
@@ -120,7 +122,7 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(weights > 0, norms / weights, np.nan)
-    states = unit_states(surface, params)
+    states = dead_units(surface, params)
     shares = np.array([states.get(id(layer), (math.nan, math.nan)) for layer, _ in layers])
     return GradientFlow(
         value=first / last if last > 0 else math.nan,
@@ -143,7 +145,7 @@ def gradient_flow(surface, learning_rate=None, *, factor=1e3):
 
 def _rate(model, given):
     if given is not None:
-        return positive("learning_rate", given)
+        return given
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return math.nan

@@ -7,11 +7,27 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import vectors
-from keras_regtools.measures.ascent import Climb, lbfgsb, projected_gradient
-from keras_regtools.measures.columns import GivenColumns, RandomColumns
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.measures.spaces import FullBox, Scaled, SubspaceBox
-from keras_regtools.validation import integer_from, one_of, positive, positive_integer
+from keras_regtools.optimize import (
+    FullBox,
+    GivenColumns,
+    Objective,
+    RandomColumns,
+    Scaled,
+    SubspaceBox,
+    lbfgsb,
+    projected_gradient,
+)
+from keras_regtools.validation import (
+    among,
+    at_least,
+    flag,
+    integer_from,
+    one_of,
+    positive,
+    positive_integer,
+)
 
 SOLVERS = ("auto", "l-bfgs-b", "projected_gradient")
 
@@ -31,7 +47,7 @@ class KeskarSharpness(SharpnessResult):
         subspace: Number of columns; `None` for the full space.
         orthonormal, draws, restarts, seed: As given.
         solver: The one that ran.
-        iterations: Iterations that were made, in all climbs.
+        iterations: Iterations that were made, in all searches.
         evaluations: Evaluations of the loss and its gradient over the data.
         mode, penalties, samples: Those of the surface.
     """
@@ -49,6 +65,17 @@ class KeskarSharpness(SharpnessResult):
     seed: int
 
 
+@measure(
+    "% of 1 + loss",
+    "keskar",
+    epsilon=positive,
+    iterations=positive_integer,
+    draws=positive_integer,
+    restarts=at_least(0),
+    solver=among(SOLVERS),
+    orthonormal=flag,
+    seed=at_least(0),
+)
 def keskar_sharpness(
     surface,
     *,
@@ -85,8 +112,8 @@ def keskar_sharpness(
             columns, an array `(n, p)`.
         orthonormal: Whether the columns are made orthonormal, which makes the box √n times smaller.
         draws: Number of random subspaces; their mean is the value.
-        iterations: The most iterations of each climb; 10 in the paper.
-        restarts: More climbs from other random starts; the best counts.
+        iterations: The most iterations of each search; 10 in the paper.
+        restarts: More searches from other random starts; the best counts.
         solver: `"l-bfgs-b"`; `"projected_gradient"`, which stays on the device and needs no work
             arrays (scipy's are 25 numbers of 8 bytes for each weight; only in the full space); or
             `"auto"`, the latter for more than 50 million weights.
@@ -124,38 +151,38 @@ def keskar_sharpness(
     known = math.isfinite(loss) and math.isfinite(vectors.norm(gradient))
     del gradient
     rng = np.random.default_rng(seed)
-    climbs, made = [], 0
+    of, searches, made = surface.value_and_gradient, [], 0
     for drawn in columns if known else ():
         if solver == "projected_gradient":
-            climb = Climb(surface, Scaled(start, lambda x: ops.abs(x) + 1), loss)
+            search = Objective(of, Scaled(start, lambda x: ops.abs(x) + 1), loss)
             for _ in range(restarts + 1):
                 z = vectors.scaled(epsilon, vectors.random_uniform(start, rng))
-                made += projected_gradient(climb, z, epsilon, "linf", iterations)
+                made += projected_gradient(search, z, epsilon, "linf", iterations)
         else:
             if drawn is None:
                 box = FullBox(start, epsilon)
                 start = None  # a copy is enough
             else:
                 box = SubspaceBox(start, epsilon, drawn, orthonormal)
-            climb = Climb(surface, box, loss)
+            search = Objective(of, box, loss)
             for _ in range(restarts + 1):
-                made += lbfgsb(climb, rng.uniform(-1, 1, box.size), iterations)
-        climbs.append(climb)
-    values = [100 * (c.maximum - loss) / (1 + loss) if loss > -1 else math.nan for c in climbs]
+                made += lbfgsb(search, rng.uniform(-1, 1, box.size), iterations)
+        searches.append(search)
+    values = [100 * (s.maximum - loss) / (1 + loss) if loss > -1 else math.nan for s in searches]
     return KeskarSharpness(
         value=float(np.mean(values)) if known else math.nan,
         stderr=float(np.std(values, ddof=1) / math.sqrt(draws)) if len(values) > 1 else None,
         loss=loss,
-        maximum=max((c.maximum for c in climbs), default=loss),
-        finite=known and all(c.finite for c in climbs),
+        maximum=max((s.maximum for s in searches), default=loss),
+        finite=known and all(s.finite for s in searches),
         epsilon=epsilon,
         subspace=None if columns[0] is None else columns[0].count,
-        orthonormal=bool(orthonormal),
+        orthonormal=orthonormal,
         draws=draws,
         restarts=restarts,
         solver=solver,
         iterations=made,
-        evaluations=1 + sum(c.evaluations for c in climbs),
+        evaluations=1 + sum(s.evaluations for s in searches),
         seed=seed,
         **origin(surface),
     )

@@ -8,8 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_regtools.forward import BatchNormStatistics, names_of
-from keras_regtools.measures.result import Result, frozen, loss_surface, origin
-from keras_regtools.validation import integer_from
+from keras_regtools.measures.declaration import measure
+from keras_regtools.measures.result import Result, frozen, origin
+from keras_regtools.validation import at_least, integer_from
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +54,12 @@ class NormalizationNoise(Result):
         return numbers
 
 
+@measure(
+    "standard deviation of normalized activations",
+    batch_size=at_least(2),
+    draws=at_least(3),
+    seed=at_least(0),
+)
 def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
     """How much the company of random batches moves a fixed sample's normalized activations.
 
@@ -92,8 +99,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
     >>> abs(noise.value - (1.5 / 16) ** 0.5) < 0.04  # κ = 0
     True
     """
-    model = loss_surface(surface).model
-    draws = integer_from("draws", draws, 3)
+    model = surface.model
     data = surface.data
     size = integer_from("batch_size", data.batch_size if batch_size is None else batch_size, 2)
     statistics = BatchNormStatistics(model)

@@ -6,8 +6,9 @@ import math
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.validation import integer_from, positive, positive_integer, share
+from keras_regtools.validation import at_least, positive, positive_integer, share
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +39,15 @@ class PACBayesSharpness(SharpnessResult):
     seed: int
 
 
+@measure(
+    "1 / σ²",
+    "pac_bayes",
+    drop=share,
+    draws=positive_integer,
+    bisections=positive_integer,
+    largest=positive,
+    seed=at_least(0),
+)
 def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2.0, seed=0):
     """1/σ² of the noise N(0, σ²) on every weight at which the accuracy drops by 0.1.
 
@@ -74,9 +84,6 @@ def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2
     >>> abs(result.sigma - 0.7803) < 3 * result.stderr  # P(1 + σ z < 0) = 0.1
     True
     """
-    drop, largest = share("drop", drop), positive("largest", largest)
-    draws, bisections = positive_integer("draws", draws), positive_integer("bisections", bisections)
-    seed = integer_from("seed", seed, 0)
     params = loss_surface(surface).params
     loss, accuracy = surface.value_and_accuracy(params)
     tried = {0.0: np.full(draws, accuracy)}  # sigma -> accuracy of each draw

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import Result, loss_surface, origin
+from keras_regtools.validation import positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +28,7 @@ class RecalibratedLoss(Result):
     samples: int | None
 
 
+@measure("loss", batch_size=positive_integer)
 def recalibrated_loss(surface, x, *, batch_size=256):
     """The loss over a surface's data with the moving statistics that `recalibrate` would give.
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_regtools.measures.curvature import Curvature, CurvatureResult, estimated_trace
-from keras_regtools.validation import positive, positive_integer
+from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResult, estimated_trace
+from keras_regtools.measures.declaration import measure
+from keras_regtools.validation import among, at_least, positive, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +31,15 @@ class RelativeFlatness(CurvatureResult):
     tolerance: float
 
 
+@measure(
+    "curvature",
+    "relative_flatness",
+    matrix=among(MATRICES),
+    tolerance=positive,
+    sketch=positive_integer,
+    max_products=positive_integer,
+    seed=at_least(0),
+)
 def relative_flatness(
     surface,
     layer=None,
@@ -78,7 +88,6 @@ def relative_flatness(
     >>> round(relative_flatness(surface).value, 4)  # w² H = 3² · 2
     18.0
     """
-    tolerance, sketch = positive("tolerance", tolerance), positive_integer("sketch", sketch)
     variables = surface.variables if layer is None else surface.restricted(layer).variables
     kernels = [v for v in variables if len(v.shape) > 1]
     if not kernels:

@@ -13,11 +13,37 @@ class Result:
 
     def scalars(self):
         """The numbers and flags of the result, as a dict of floats."""
-        own = type(self).__annotations__  # before what many results share
-        names = (f.name for f in dataclasses.fields(self))
-        names = sorted(names, key=lambda name: (name != "value", name not in own))
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in self._names()}
         return {k: float(v) for k, v in fields.items() if isinstance(v, (int, float))}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Result.__repr__  # or the decorator of the subclass would make one
+
+    def __repr__(self):
+        """The number first, with its doubt; arrays are told by their shape."""
+        value, doubt = getattr(self, "value", None), self._doubt()
+        head = [] if value is None else [f"{value:.6g} ± {doubt:.2g}" if doubt else f"{value:.6g}"]
+        rest = [
+            f"{name}={shown(getattr(self, name))}"
+            for name in self._names()
+            if name not in ("value", "stderr") and getattr(self, name) is not None
+        ]
+        return f"{type(self).__name__}({', '.join(head + rest)})"
+
+    def _names(self):
+        """The fields: the value first, then its own, then those that many results share."""
+        own = type(self).__annotations__
+        names = (f.name for f in dataclasses.fields(self))
+        return sorted(names, key=lambda name: (name != "value", name not in own))
+
+    def _doubt(self):
+        """The error that the value may have, where it is known."""
+        stderr, residuals = (getattr(self, name, None) for name in ("stderr", "residuals"))
+        if stderr is not None:
+            return float(stderr)
+        return None if residuals is None or np.ndim(residuals) != 1 else float(residuals[0])
 
     def __eq__(self, other):
         if type(self) is not type(other):
@@ -46,6 +72,26 @@ class SharpnessResult(Result):
     mode: str
     penalties: bool
     samples: int | None
+
+
+def shown(value):
+    """A field of a result in a few characters."""
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
+    if isinstance(value, np.ndarray):
+        if value.ndim == 1 and len(value) <= _FEW:
+            return f"[{', '.join(shown(v) for v in value)}]"
+        return f"<array of shape {value.shape}>"
+    if isinstance(value, (list, tuple)) and len(value) > _FEW:
+        return f"<{type(value).__name__} of {len(value)}>"
+    if isinstance(value, list):
+        return f"[{', '.join(shown(v) for v in value)}]"
+    if ops.is_tensor(value):
+        return f"<tensor of shape {tuple(value.shape)}>"
+    return repr(value)
+
+
+_FEW = 5  # of a list that is shown whole
 
 
 def loss_surface(surface):

@@ -6,9 +6,10 @@ import math
 from keras import ops
 
 from keras_regtools import vectors
-from keras_regtools.measures.parts import mean, mean_and_error, parts_of
+from keras_regtools.measures.declaration import measure
+from keras_regtools.measures.per_batch import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.validation import non_negative, positive
+from keras_regtools.validation import non_negative, positive, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +32,7 @@ class SAMSharpness(SharpnessResult):
     finite: bool
 
 
+@measure("loss", "sam", rho=positive, m=positive_integer)
 def sam_sharpness(surface, *, rho=0.05, m=None):
     """The rise of the loss by a step of length ρ up the gradient: L(w + ρ g/‖g‖) − L(w).
 
@@ -60,9 +62,10 @@ def sam_sharpness(surface, *, rho=0.05, m=None):
     >>> round(sam_sharpness(surface).value, 4)  # 2.05² − 2²
     0.2025
     """
-    return _sharpness(surface, positive("rho", rho), m, None)
+    return _sharpness(surface, rho, m, None)
 
 
+@measure("loss", "asam", rho=positive, eta=non_negative, m=positive_integer)
 def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
     """The rise of the loss by a step that is scaled by the weights: L(w + ρ T²g/‖T g‖) − L(w).
 
@@ -92,12 +95,11 @@ def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
     >>> round(asam_sharpness(surface, rho=0.1, eta=0.0).value, 4)  # 2.2² − 2²
     0.84
     """
-    eta = non_negative("eta", eta)
 
     def scale(w):
         return ops.abs(w) + eta if len(w.shape) > 1 else ops.ones_like(w)
 
-    return _sharpness(surface, positive("rho", rho), m, scale)
+    return _sharpness(surface, rho, m, scale)
 
 
 def _sharpness(surface, rho, m, scale):

@@ -6,8 +6,9 @@ import math
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
-from keras_regtools.validation import integer_from, positive, positive_pair
+from keras_regtools.validation import at_least, positive, positive_pair
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +41,7 @@ class GradientSmoothness(SharpnessResult):
     learning_rate: float
 
 
+@measure("curvature", learning_rate=positive, span=positive_pair, points=at_least(2))
 def gradient_smoothness(surface, learning_rate, *, span=(0.5, 4.0), points=8):
     """Loss variation, gradient predictiveness and effective β-smoothness along the gradient.
 
@@ -75,8 +77,8 @@ def gradient_smoothness(surface, learning_rate, *, span=(0.5, 4.0), points=8):
     >>> round(gradient_smoothness(surface, 0.01).value, 4)  # ‖H g‖ / ‖g‖
     9.9509
     """
-    rate, (low, high) = positive("learning_rate", learning_rate), positive_pair("span", span)
-    steps = rate * np.linspace(low, high, integer_from("points", points, 2))
+    rate, (low, high) = learning_rate, span
+    steps = rate * np.linspace(low, high, points)
     params = loss_surface(surface).params
     loss, gradient = surface.value_and_gradient(params)
     losses, distances = [], []

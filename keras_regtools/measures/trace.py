@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from keras_regtools.measures.curvature import Curvature, CurvatureResult, estimated_trace
-from keras_regtools.validation import one_of, positive, positive_integer
+from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResult, estimated_trace
+from keras_regtools.measures.declaration import measure
+from keras_regtools.validation import among, at_least, positive, positive_integer
 
 METHODS = ("hutch++", "hutchinson")
 
@@ -39,6 +40,16 @@ class HessianTrace(CurvatureResult):
         return {"value": self.value, **super().scalars()}
 
 
+@measure(
+    "curvature",
+    "trace",
+    method=among(METHODS),
+    matrix=among(MATRICES),
+    tolerance=positive,
+    sketch=positive_integer,
+    max_products=positive_integer,
+    seed=at_least(0),
+)
 def hessian_trace(
     surface,
     *,
@@ -87,9 +98,7 @@ def hessian_trace(
     >>> round(hessian_trace(surface).estimate, 4)
     10.0
     """
-    method = one_of("method", method, METHODS)
-    tolerance = positive("tolerance", tolerance)
-    sketch = positive_integer("sketch", sketch) if method == "hutch++" else 0
+    sketch = sketch if method == "hutch++" else 0
     curvature = Curvature(surface, matrix, verbose)
     found = estimated_trace(curvature, curvature, tolerance, sketch, max_products, seed)
     return HessianTrace(

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
+from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import Result, loss_surface, origin
 
 
@@ -30,6 +31,7 @@ class WeightDistance(Result):
     samples: int | None
 
 
+@measure("length of the weights", "weight_norm")
 def weight_norm(surface):
     """The Euclidean norm of the weights, ‖w‖.
 
@@ -51,6 +53,7 @@ def weight_norm(surface):
     return _distance(surface, loss_surface(surface).params, None)
 
 
+@measure("length of the weights", "weight_distance")
 def weight_distance(surface, start):
     """The distance of the weights from others, ‖w − w₀‖: the initial ones, say.
 

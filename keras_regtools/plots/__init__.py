@@ -1,7 +1,7 @@
 """Pictures: records or a result in, an Axes out. matplotlib comes with the first one."""
 
 from keras_regtools.plots.curvature import density
-from keras_regtools.plots.curves import accuracy, learning_rate, loss, quantities, sharpness
+from keras_regtools.plots.curves import accuracy, loss, quantities
 from keras_regtools.plots.landscape import contour, line, surface
 from keras_regtools.plots.layers import (
     activation_ranges,
@@ -9,8 +9,10 @@ from keras_regtools.plots.layers import (
     gradient_norms,
     moving_distances,
 )
+from keras_regtools.plots.learning_rate import learning_rate
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
+from keras_regtools.plots.sharpness import sharpness
 
 __all__ = [
     "accuracy",

@@ -1,8 +1,72 @@
-"""Quantities over the epochs: loss, accuracy, learning rate, sharpness."""
+"""Loss and accuracy over the epochs, and whatever else was measured."""
+
+import math
 
 from keras_regtools.plots.axes import curve, legend, log_if_wide, note, on, over_epochs
+from keras_regtools.plots.picture import picture
+from keras_regtools.plots.staleness import is_stale, staleness
 
 
+def _validation(records, behind):
+    if "recalibrated" in records.names():
+        return (
+            "The dashed curve is the validation with statistics of batch normalization that belong "
+            "to the weights: the gap from it to validation is due to moving statistics that lag "
+            "behind, the gap from training to it is due to the data."
+        )
+    if is_stale(records):
+        return (
+            "Validation uses moving statistics of batch normalization that lag behind the weights "
+            "(see above): until they are re-estimated, its distance from training says little "
+            "about generalization."
+        )
+    return (
+        f"Where validation {behind}, the network learns what holds for its training data only. "
+        "With dropout, validation may lie on the better side."
+    )
+
+
+def _loss_caption(records):
+    if "val_loss" not in records.names():
+        return "The training loss should fall."
+    return "Both curves should fall. " + _validation(records, "rises while training falls")
+
+
+def _loss_finding(records):
+    epochs, losses = records.series("loss")
+    if not epochs:
+        return None
+    found = [
+        f"Training loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {len(epochs)} "
+        f"epoch{'s' if len(epochs) > 1 else ''}."
+    ]
+    if any(not math.isfinite(v) for v in losses):
+        found.append("The training loss became NaN or infinite: the run diverged.")
+    at, validation = records.series("val_loss")
+    if any(math.isfinite(value) for value in validation):
+        best = min(range(len(validation)), key=lambda i: _or_infinity(validation[i]))
+        found.append(
+            f"Validation loss was lowest in epoch {at[best] + 1}, at {validation[best]:.3g}; "
+            f"it ended at {validation[-1]:.3g}."
+        )
+    return found
+
+
+def _or_infinity(value):
+    return value if math.isfinite(value) else math.inf
+
+
+@picture(
+    10,
+    "loss",
+    "val_loss",
+    "recalibrated",
+    "data_loss",
+    "val_data_loss",
+    caption=_loss_caption,
+    finding=_loss_finding,
+    shown=lambda records: "loss" in records.names(),
+)
 def loss(records, ax=None):
     """The training and validation loss over the epochs.
 
@@ -26,6 +90,32 @@ def loss(records, ax=None):
     return ax
 
 
+def _accuracy_caption(records):
+    if not any(name.startswith("val_") for name in records.names()):
+        return "The training accuracy should rise."
+    return "Both curves should rise. " + _validation(
+        records, "stays behind a rising training curve"
+    )
+
+
+def _accuracy_finding(records):
+    accuracy = records.last("val_accuracy")
+    known = math.isfinite(accuracy)
+    return [f"Validation accuracy ended at {accuracy:.3f}." if known else "", staleness(records)]
+
+
+def _is_accuracy(name):
+    return name.endswith(("accuracy", "acc")) and "/" not in name
+
+
+@picture(
+    20,
+    "accuracy",
+    "val_accuracy",
+    caption=_accuracy_caption,
+    finding=_accuracy_finding,
+    shown=lambda records: any(map(_is_accuracy, records.names())),
+)
 def accuracy(records, ax=None):
     """The training and validation accuracy over the epochs.
 
@@ -37,7 +127,7 @@ def accuracy(records, ax=None):
         The axes.
     """
     ax = on(ax)
-    names = [n for n in records.names() if n.endswith(("accuracy", "acc")) and "/" not in n]
+    names = [name for name in records.names() if _is_accuracy(name)]
     if not names:
         return note(ax, "No accuracy was measured: compile the model with metrics=['accuracy'].")
     for name in names:
@@ -79,59 +169,5 @@ def quantities(records, prefix, ax=None):
     over_epochs(ax)
     log_if_wide(ax, values)
     ax.set(title=prefix, ylabel="value")
-    legend(ax)
-    return ax
-
-
-def learning_rate(records, ax=None):
-    """The learning rate over the training steps.
-
-    Args:
-        records: `Records` of a run.
-        ax: Matplotlib axes to draw on; those of a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    ax = on(ax)
-    steps, rates = records.series("learning_rate", by="step")
-    if not steps:
-        return note(ax, "No learning rate was recorded.")
-    marker = "o" if len(steps) < 60 else None
-    ax.plot(steps, rates, marker=marker, markersize=3, label="learning rate")
-    ax.grid(alpha=0.3)
-    log_if_wide(ax, rates)
-    if ax.get_yscale() == "linear":
-        ax.set_ylim(bottom=0)
-    ax.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
-    legend(ax)
-    return ax
-
-
-def sharpness(records, ax=None):
-    """Every measure named `sharpness/<name>` over the epochs.
-
-    Args:
-        records: `Records` of a run.
-        ax: Matplotlib axes to draw on; those of a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    ax = on(ax)
-    names = [n for n in records.names() if n.startswith("sharpness/") and n.count("/") == 1]
-    if not names:
-        return note(ax, "No sharpness was measured: add callbacks.Sharpness(x, y).")
-    values = []
-    for name in names:
-        curve(ax, records, name, label=name.removeprefix("sharpness/"))
-        values += records.series(name)[1]
-    over_epochs(ax)
-    log_if_wide(ax, values)
-    if ax.get_yscale() == "linear":
-        ax.set_ylim(bottom=0)
-    only_keskar = names == ["sharpness/keskar"]
-    label = "rise of the loss in the box\n[% of 1 + loss]" if only_keskar else "sharpness"
-    ax.set(title="Sharpness of the minimum", ylabel=label)
     legend(ax)
     return ax

@@ -1,5 +1,7 @@
 """What flows through each layer."""
 
+import math
+
 import numpy as np
 
 from keras_regtools.plots.axes import (
@@ -12,16 +14,26 @@ from keras_regtools.plots.axes import (
     on,
     over_epochs,
 )
+from keras_regtools.plots.picture import picture
+from keras_regtools.plots.recorded import recorded_layers
 
 _NOTHING = "No layer was instrumented: train keras_regtools.instrument(model)."
 
 
-def recorded_layers(records, quantity="std", kind="activations"):
-    """The names of the layers of which a quantity was recorded, from input to output."""
-    names = [name.split("/") for name in records.names()]
-    return [n[1] for n in names if len(n) == 3 and n[0] == kind and n[2] == quantity]
+def _layers(records):
+    return len(recorded_layers(records))
 
 
+def _ranges(records):
+    return (
+        "Each row is what came into one layer, from the input at the top to the output at the "
+        "bottom. Rows of similar width are healthy; a spread that shrinks or grows from row to row "
+        "means that signals vanish or explode. The last row, in front of the output's activation, "
+        "may be wide: that is how sure the network is."
+    )
+
+
+@picture(40, "activations/", "channels/", caption=_ranges, shown=recorded_layers, rows=_layers)
 def activation_ranges(records, ax=None):
     """Mean, spread and extremes of what each layer received in the last epoch.
 
@@ -54,6 +66,30 @@ def activation_ranges(records, ax=None):
     return ax
 
 
+def _scales(records):
+    return (
+        "One curve per layer. Between the input and the last layer, curves close together are "
+        "healthy. The curve of the last layer grows as the network becomes sure of its answers."
+    )
+
+
+def _flow(records):
+    """Whether the scale of what flows keeps its size from input to output."""
+    if not recorded_layers(records):
+        return None
+    scales = {n: records.last(f"activations/{n}/std") for n in recorded_layers(records)}
+    scales = {n: scale for n, scale in scales.items() if math.isfinite(scale)}
+    if not scales:
+        return "What the layers received became NaN or infinite."
+    low, high = min(scales, key=scales.get), max(scales, key=scales.get)
+    ratio = scales[high] / scales[low] if scales[low] > 0 else math.inf
+    return (
+        f"The standard deviation of what the layers received ran from {scales[low]:.3g} ({low}) to "
+        f"{scales[high]:.3g} ({high}), a factor of {ratio:.3g}."
+    )
+
+
+@picture(50, "activations/", caption=_scales, finding=_flow, shown=recorded_layers)
 def activation_scales(records, ax=None):
     """The standard deviation of what each layer received, over the epochs.
 
@@ -67,6 +103,22 @@ def activation_scales(records, ax=None):
     return _per_layer(records, ax, "std", "Scale of what each layer received", "standard deviation")
 
 
+def _distances(records):
+    text = (
+        "Batch normalization trains with the batch's mean and predicts with the moving one. Well "
+        "below 1 the two agree; a large distance means that validation sees another network than "
+        "training does."
+    )
+    if "batch_norm/lag" in records.names():
+        text += " Here the moving means were estimated anew before each validation."
+    return text
+
+
+def _has_moving_statistics(records):
+    return recorded_layers(records, "mean_distance")
+
+
+@picture(60, "batch_norm/", caption=_distances, shown=_has_moving_statistics)
 def moving_distances(records, ax=None):
     """How far the batches' means were from the moving means, over the epochs.
 
@@ -81,6 +133,14 @@ def moving_distances(records, ax=None):
     return _per_layer(records, ax, "mean_distance", title, "distance\n[moving standard deviations]")
 
 
+def _gradients(records):
+    return (
+        "One curve per layer. Curves of similar height are healthy; where those of early layers "
+        "lie thousands of times lower, gradients vanish on their way to the input."
+    )
+
+
+@picture(70, "gradients/", caption=_gradients)
 def gradient_norms(records, ax=None):
     """The norm of each layer's gradient before clipping, over the epochs.
 

@@ -3,8 +3,36 @@
 import math
 
 from keras_regtools.plots.axes import by_depth, curve, legend, note, on, over_epochs
+from keras_regtools.plots.picture import picture
 
 
+def _caption(records):
+    penalty, loss = records.last("penalty"), records.last("data_loss")
+    text = "The black curve is the training loss on the data alone. "
+    if not (math.isfinite(penalty) and math.isfinite(loss)):
+        return text
+    if penalty > loss:
+        return text + "In the end the penalties are larger: they rule the training."
+    if penalty < loss / 100:
+        return text + "The penalties stay below a hundredth of it: they hardly act."
+    return text + "The penalties are smaller, and act."
+
+
+def _finding(records):
+    penalty, loss = records.last("penalty"), records.last("data_loss")
+    if not (penalty > 0 and loss > 0):
+        return None
+    return (
+        f"The weight penalties ended at {penalty:.3g}, {penalty / loss:.3g} times the training "
+        f"loss on the data alone, {loss:.3g}."
+    )
+
+
+def _has_penalties(records):
+    return any(name.startswith("penalty/") for name in records.names())
+
+
+@picture(80, "penalty", "penalty/", caption=_caption, finding=_finding, shown=_has_penalties)
 def penalties(records, ax=None):
     """Each weight penalty and the data loss over the epochs.
 

@@ -9,7 +9,7 @@ from keras_regtools import backend
 from keras_regtools.forward import all_layers, call_model, overridden, watched
 from keras_regtools.forward.masks import masks_of
 from keras_regtools.layers.recording import silent_calls
-from keras_regtools.surface.answers import normalized, right_and_counted
+from keras_regtools.surface.classification import normalized, right_and_counted
 from keras_regtools.surface.exact import exact_calls
 from keras_regtools.surface.loss import along_samples, compiled_loss
 from keras_regtools.vectors import axpy
@@ -208,10 +208,10 @@ class BatchLoss:
     def _outputs(self, params, fixed, state, x, y, sample_weight):
         outputs, _ = self._call_model(params, fixed, state, x, True)
         self._like = tree.map_structure(lambda t: 0, outputs)
-        return self.loss.natural(outputs), masks_of(outputs)
+        return self.loss.to_logits(outputs), masks_of(outputs)
 
     def _outputs_loss(self, z, masks, fixed, state, x, y, sample_weight):
-        outputs = self.loss.from_natural(z, self._like, masks)
+        outputs = self.loss.from_logits(z, self._like, masks)
         return self.loss(x, y, outputs, sample_weight, self.training)
 
 
@@ -276,7 +276,7 @@ def chosen_variables(model, layers):
     return [v for v in trainable if id(v) in chosen]
 
 
-def made_of(model):
+def compile_signature(model):
     """What a surface takes from a model once and for all: its loss, and what is trainable."""
     return compiled_loss(model), [id(v) for v in model.trainable_variables]
 

@@ -37,7 +37,7 @@ class Loss:
         with keras.StatelessScope():  # several outputs write a metric each
             return self._head.compute_loss(x, y, outputs, sample_weight, training=training)
 
-    def natural(self, outputs):
+    def to_logits(self, outputs):
         """The outputs as the parameters in which their loss is convex, a list of tensors.
 
         Probabilities become logits, up to a constant that softmax forgets: the Gauss-Newton matrix
@@ -46,7 +46,7 @@ class Loss:
         pairs = zip(tree.flatten(outputs), self._links(outputs), strict=True)
         return [inverse(t) for t, (inverse, _) in pairs]
 
-    def from_natural(self, z, like, masks):
+    def from_logits(self, z, like, masks):
         """The inverse of `natural`, in the structure of `like` and with the masks it had."""
         flat = [link(t) for t, (_, link) in zip(z, self._links(like), strict=True)]
         return tree.pack_sequence_as(like, with_masks(flat, masks))

@@ -8,11 +8,16 @@ from keras import ops
 
 from keras_regtools.data import as_batches
 from keras_regtools.surface import checks
-from keras_regtools.surface.answers import classifies, refuse_unless_it_classifies
-from keras_regtools.surface.batch import BatchLoss, chosen_variables, made_of, takes_any_batch
+from keras_regtools.surface.batch import (
+    BatchLoss,
+    chosen_variables,
+    compile_signature,
+    takes_any_batch,
+)
+from keras_regtools.surface.classification import classifies, refuse_unless_it_classifies
 from keras_regtools.surface.loss import Loss
 from keras_regtools.surface.views import Views
-from keras_regtools.validation import keras_model, one_of
+from keras_regtools.validation import flag, keras_model, one_of
 
 MODES = ("inference", "batch_statistics", "training")
 
@@ -77,7 +82,7 @@ class LossSurface(Views):
     ):
         self.model = keras_model(model, compiled=loss is None)
         self.mode = one_of("mode", mode, MODES)
-        self.penalties = bool(penalties)
+        self.penalties = flag("penalties", penalties)
         if not model.trainable_variables:
             raise ValueError(
                 "Expected a model with trainable weights. "
@@ -88,7 +93,7 @@ class LossSurface(Views):
         self.data = as_batches(x, y, sample_weight, batch_size)
         self._take_data()
         self.gradient_evaluations = 0
-        self._made_of = made_of(model)
+        self._compile_signature = compile_signature(model)
         self._restricted, self._weights = {}, {}
         self._searched = set()  # shared with every surface made of this one
         self.shared = {}  # what measures have traced for all of them
@@ -230,7 +235,7 @@ class LossSurface(Views):
 
     def is_current(self):
         """Whether the model's compiled loss and trainable variables are those of the beginning."""
-        return self._made_of == made_of(self.model)
+        return self._compile_signature == compile_signature(self.model)
 
     def _take_data(self):
         self.batch.take(self.data.first(_TRIED if takes_any_batch(self.model) else None))

@@ -1,18 +1,28 @@
 """Other surfaces made from one: at other weights, over other data, of a part of the weights."""
 
 import copy
+import math
 
 import numpy as np
 from keras import ops
 
 from keras_regtools.data import Batches, as_batches
 from keras_regtools.forward import BatchNormStatistics
-from keras_regtools.surface.answers import refuse_unless_categorical
 from keras_regtools.surface.batch import BatchLoss, chosen_variables
+from keras_regtools.surface.classification import refuse_unless_categorical
 
 
 class Views:
     """What a `LossSurface` can be turned into; each shares what was traced."""
+
+    def __repr__(self):
+        size = sum(math.prod(v.shape) for v in self.variables)
+        samples = self.data.samples
+        over = "samples of a dataset" if samples is None else f"{samples:,} samples"
+        return (
+            f"LossSurface(model={self.model.name!r}, {size:,} weights, {over}, "
+            f"batch_size={self.batch_size}, mode={self.mode!r}, penalties={self.penalties})"
+        )
 
     def at(self, weights):
         """The same surface where the model would be with other weights, a checkpoint's say.

@@ -6,6 +6,7 @@ import keras
 
 from keras_regtools.forward import all_layers
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
+from keras_regtools.layers.recording_spec import RecordingSpec
 from keras_regtools.surgery.graph import (
     ACTIVATIONS,
     activation_name,
@@ -63,6 +64,7 @@ def instrument(model, layers=None, *, record=None, record_every=10, percentiles=
     """
     chosen = None if layers is None else _chosen(layers)
     options = {"record": record, "record_every": record_every, "percentiles": percentiles}
+    RecordingSpec(record, record_every, None, percentiles)  # which says what is wrong with them
     instrumented, met, left_out, closed = [], [], [], []
 
     def replace(layer, graph):

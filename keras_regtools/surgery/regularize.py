@@ -14,7 +14,7 @@ from keras_regtools.surgery.graph import (
 )
 from keras_regtools.surgery.instrument import LINEAR, split_activation
 from keras_regtools.surgery.rewrite import copy_of, rewrite
-from keras_regtools.validation import rate
+from keras_regtools.validation import flag, rate
 
 _KERNELS = ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer")
 
@@ -68,13 +68,13 @@ def regularize(
     ['Dense', 'BatchNormalization', 'Activation', 'Dropout', 'Dense']
     """
     penalties = {
-        name: None if penalty is None else keras.regularizers.get(penalty)
-        for name, penalty in (("conv", conv), ("dense", dense))
+        name: _penalty(name, penalty) for name, penalty in (("conv", conv), ("dense", dense))
     }
     rates = {
         name: None if value is None else rate(f"{name}_dropout", value)
         for name, value in (("conv", conv_dropout), ("dense", dense_dropout))
     }
+    batch_norm = flag("batch_norm", batch_norm)
     seen, skipped = set(), []
 
     def replace(layer, graph):
@@ -163,3 +163,17 @@ def _dropout_after(layer, graph, value):
         return []
     name = graph.free_name(f"{layer.name}_dropout")
     return [keras.layers.Dropout(value, name=name, dtype=layer.dtype_policy)]
+
+
+def _penalty(name, given):
+    """A kernel regularizer, from whatever Keras takes for one."""
+    try:
+        found = given if given is None else keras.regularizers.get(given)
+    except Exception:
+        found = int  # no regularizer
+    if isinstance(found, type) or not (found is None or callable(found)):
+        raise ValueError(
+            f"Argument `{name}` must be a `keras.Regularizer` or its name, or `None`. "
+            f"Received: {name}={given!r}"
+        )
+    return found

@@ -43,7 +43,7 @@ def strip(model):
         inner = unwrapped(layer)
         changes = _plain_penalties(inner)
         if type(inner) is InstrumentedBatchNormalization:
-            own = {"before", "virtual_batch_size", *inner.recorder.wanted.config()}
+            own = {"before", "virtual_batch_size", *inner.recorder.spec.config()}
             config = {k: v for k, v in inner.get_config().items() if k not in own}
             plain = keras.layers.BatchNormalization.from_config({**config, **changes})
             wrapped = inner is not layer

@@ -1,6 +1,9 @@
 """What happens inside a training step: hooks around `optimizer.apply`, rates that change there."""
 
-from keras_regtools.training.apply import (
+from keras_regtools.training.fit import bind, end, release, remake_step, watch_steps
+from keras_regtools.training.gradients import ROWS, GradientHook
+from keras_regtools.training.momentum import correct_momentum, velocities
+from keras_regtools.training.optimizer_hooks import (
     add_hook,
     base_optimizers,
     held_optimizers,
@@ -8,9 +11,6 @@ from keras_regtools.training.apply import (
     remove_hook,
     training_optimizer,
 )
-from keras_regtools.training.fit import bind, end, release, remake_step, watch_steps
-from keras_regtools.training.gradients import ROWS, GradientHook
-from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.scaling import (
     SCALED,
     RateScaling,

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.training.apply import iteration, known_variables
+from keras_regtools.training.optimizer_hooks import iteration, known_variables
 
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 
@@ -77,14 +77,14 @@ class GradientHook:
         compiled: Whether XLA compiles the step.
 
     Attributes:
-        mailbox: Where the norms are, see `backend.Mailbox`.
+        accumulator: Where the norms are, see `backend.StepAccumulator`.
         watching: Whether steps that are traced now keep anything.
     """
 
     def __init__(self, variables, groups, every, compiled):
         self.variables, self.groups, self.every = list(variables), groups, every
         self.compiled, self.watching = compiled, True
-        self.mailbox = backend.Mailbox((len(ROWS), len(groups)), compiled)
+        self.accumulator = backend.StepAccumulator((len(ROWS), len(groups)), compiled)
 
     def is_due(self, optimizer, iteration):
         """Whether the step of this number is looked at, as it will be found in the step."""
@@ -109,7 +109,7 @@ class GradientHook:
         if steps > 1:  # the others only gather
             last = ops.equal(ops.mod(iteration(optimizer) + 1, steps), 0)
             due = ops.logical_and(due, last)
-        held = backend.held(due, variables + accumulators(optimizer, variables))
+        held = backend.snapshot(due, variables + accumulators(optimizer, variables))
         return optimizer, known, held, due
 
     def after(self, before):
@@ -120,7 +120,7 @@ class GradientHook:
 
         def norms():
             old, waiting = held[: len(known)], held[len(known) :]
-            gradients = [g if self.compiled else backend.aside(g) for *_, g in known]
+            gradients = [g if self.compiled else backend.recompute_apart(g) for *_, g in known]
             first, last = used_gradients(optimizer, gradients, waiting)
             moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
             of_first = _squares(first)
@@ -136,4 +136,4 @@ class GradientHook:
             ratio = ops.where(weight > 0, update / ops.maximum(weight, 1e-30), math.nan)
             return ops.stack([*totals, ratio])
 
-        self.mailbox.put(due, norms)
+        self.accumulator.put(due, norms)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_regtools.training.apply import base_optimizers
+from keras_regtools.training.optimizer_hooks import base_optimizers
 
 
 def velocities(optimizer):

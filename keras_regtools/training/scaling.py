@@ -5,8 +5,8 @@ import weakref
 import keras
 from keras import ops
 
-from keras_regtools.training.apply import iteration, remove_hook
 from keras_regtools.training.momentum import correct_momentum
+from keras_regtools.training.optimizer_hooks import iteration, remove_hook
 
 
 def warmup_factor(step, factor, warmup_steps):

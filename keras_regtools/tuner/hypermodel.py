@@ -7,6 +7,7 @@ import keras_tuner
 
 from keras_regtools import measures, regularizers
 from keras_regtools.callbacks import LinearScalingLR
+from keras_regtools.callbacks.linear_scaling import RULES
 from keras_regtools.callbacks.recording import finite_or_nan
 from keras_regtools.data import Batches, is_arrays
 from keras_regtools.surface import LossSurface
@@ -14,11 +15,14 @@ from keras_regtools.surgery import regularize
 from keras_regtools.surgery.compilation import copy_compilation
 from keras_regtools.surgery.graph import group
 from keras_regtools.validation import (
+    flag,
     keras_model,
     non_negative,
     one_of,
-    positive,
+    optional,
     positive_integer,
+    positive_pair,
+    several,
 )
 
 
@@ -95,13 +99,13 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         self.model_fn = model_fn
         self.optimizer = one_of("optimizer", optimizer, ("sgd", "adam"))
         self.loss = loss
-        self.batch_sizes = [positive_integer("batch_sizes", size) for size in batch_sizes]
+        self.batch_sizes = several("batch_sizes", batch_sizes, positive_integer)
         self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
-        self.learning_rates = [positive("learning_rates", value) for value in learning_rates]
-        self.rule = one_of("rule", rule, ("linear", "sqrt"))
+        self.learning_rates = list(positive_pair("learning_rates", learning_rates))
+        self.rule = one_of("rule", rule, tuple(RULES))
         self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
         self.samples = positive_integer("samples", samples)
-        self.batch_norm = batch_norm
+        self.batch_norm = optional(flag)("batch_norm", batch_norm)
 
     def build(self, hp):
         model = keras_model(self.model_fn())

@@ -2,14 +2,12 @@
 
 import math
 
-from keras_regtools.validation import positive_integer
-
 
 def parts_of(surface, m):
     """Pairs of a surface and its number of samples: all data, or batches of `m` samples."""
     if m is None:
         return [(surface, 1)]
-    batches = surface.data.rebatched(positive_integer("m", m)).one_by_one()
+    batches = surface.data.rebatched(m).one_by_one()
     return ((surface.over(batch), count) for batch, count in batches)
 
 

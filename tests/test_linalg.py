@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_regtools import spectrum
+from keras_regtools import linalg
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 ROUNDING = {"float32": 1e-5, "float64": 1e-13}
@@ -39,7 +39,7 @@ def with_spectrum(values, rng):
 def eigenpairs(matrix, k, which="largest", tolerance=1e-8, most=1000, watch=None, seed=1):
     rng = np.random.default_rng(seed)
     start = rng.standard_normal(len(matrix.whole)).astype(matrix.whole.dtype)
-    return spectrum.eigenpairs(matrix, start, k, which, tolerance, most, rng, watch)
+    return linalg.eigenpairs(matrix, start, k, which, tolerance, most, rng, watch)
 
 
 def true_residuals(matrix, found):
@@ -62,7 +62,7 @@ def expected(matrix, which, k):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [1, 2, 30, 200])
-@pytest.mark.parametrize("which", spectrum.WHICH)
+@pytest.mark.parametrize("which", linalg.WHICH)
 def test_eigenpairs_are_numpys(which, n, dtype):
     matrix = Matrix(random_symmetric(n, np.random.default_rng(n)), dtype)
     k = min(3, n // 2 or 1 if which == "both" else n)
@@ -159,7 +159,7 @@ def test_all_copies_of_a_repeated_eigenvalue_are_found_when_all_pairs_are():
 def test_many_steps_on_an_ill_conditioned_matrix_stay_orthonormal(dtype):
     rng = np.random.default_rng(0)
     matrix = Matrix(with_spectrum(np.logspace(0, 6, 200), rng), dtype)
-    process = spectrum.Lanczos(rng.standard_normal(200).astype(dtype), rng)
+    process = linalg.Lanczos(rng.standard_normal(200).astype(dtype), rng)
     for _ in range(180):
         process.advance(matrix(process.next[None])[0])
     basis = np.stack(process.basis)
@@ -214,7 +214,7 @@ def test_it_tells_how_far_it_is():
 
 def trace(matrix, tolerance=0.01, most=1000, sketch=0, seed=0, **arguments):
     n, dtype, rng = len(matrix.whole), matrix.whole.dtype, np.random.default_rng(seed)
-    return spectrum.trace(matrix, n, dtype, tolerance, most, sketch, rng, **arguments)
+    return linalg.trace(matrix, n, dtype, tolerance, most, sketch, rng, **arguments)
 
 
 SMALL = [[2.0, 1.0], [1.0, 3.0]]
@@ -241,7 +241,7 @@ def test_a_diagonal_matrix_is_exact(dtype):
     diagonal = np.random.default_rng(0).standard_normal(50).astype(dtype)
     found = trace(Matrix(np.diag(diagonal), dtype))
     assert found.converged
-    assert found.draws == spectrum.FEWEST_DRAWS
+    assert found.draws == linalg.FEWEST_DRAWS
     assert found.estimate == pytest.approx(float(np.sum(diagonal.astype("float64"))), rel=1e-12)
     assert found.stderr <= 1e-7
 
@@ -303,7 +303,7 @@ def test_it_stops_at_the_tolerance():
         assert found.stderr <= tolerance * found.estimate
         assert found.draws == matrix.products
         products.append(found.draws)
-    assert products[0] == spectrum.FEWEST_DRAWS < products[1] < products[2]
+    assert products[0] == linalg.FEWEST_DRAWS < products[1] < products[2]
     assert products[2] / products[1] == pytest.approx(4, rel=0.5)
 
 
@@ -330,7 +330,7 @@ def test_a_trace_tells_how_far_it_is():
 
 def density(matrix, steps, draws, seed=0, **arguments):
     n, dtype, rng = len(matrix.whole), matrix.whole.dtype, np.random.default_rng(seed)
-    return spectrum.density(matrix, n, dtype, steps, draws, rng, **arguments)[:2]
+    return linalg.density(matrix, n, dtype, steps, draws, rng, **arguments)[:2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

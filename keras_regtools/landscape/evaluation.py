@@ -3,12 +3,12 @@
 import numpy as np
 
 from keras_regtools.forward import BatchNormStatistics
-from keras_regtools.validation import integer_from, one_of
+from keras_regtools.validation import flag, integer_from, one_of
 
 BATCH_NORMS = ("auto", "recalibrate", "moving", "batch_statistics")
 
 
-class Points:
+class Evaluation:
     """What is measured at each point.
 
     Args:
@@ -30,7 +30,7 @@ class Points:
             self.surfaces["test_"] = surface.over(*parts)
         self.statistics = BatchNormStatistics(surface.model, frozen=False)
         self.batch_norm = self._treatment(surface, one_of("batch_norm", batch_norm, BATCH_NORMS))
-        self.accuracy = surface.classifies if accuracy is None else bool(accuracy)
+        self.accuracy = surface.classifies if accuracy is None else flag("accuracy", accuracy)
         if self.accuracy and not surface.classifies:
             surface.value_and_accuracy()  # says what is missing
         kinds = ("loss", "accuracy") if self.accuracy else ("loss",)

@@ -4,6 +4,47 @@ import functools
 
 import numpy as np
 
+from keras_regtools.optimize.objective import NotFinite, length, nearer
+
+
+def lbfgsb(objective, start, iterations):
+    """Maximize an `Objective` from `start` in [-1, 1]ⁿ by L-BFGS-B.
+
+    Where it is convex along the way, as near a minimum, the curvature pairs have the wrong
+    sign for a maximum and L-BFGS-B skips them: then its steps are projected gradients.
+
+    Returns:
+        The number of iterations made, at most `iterations`.
+    """
+    scale = here = None
+
+    def descend(z, out):
+        nonlocal scale, here
+        here = z
+        value, slope = objective(z, out)
+        if scale is None:
+            # The box is tiny beside the loss: stretch the slope so that a step reaches its faces.
+            steepest = length(slope)
+            scale = _STRETCH / steepest if steepest > 0 else 1.0
+        np.multiply(slope, -scale, out=out)
+        return -scale * (value - objective.start)
+
+    made = [0]
+    for _ in range(_RETURNS):
+        try:
+            minimize_in_unit_box(descend, start, iterations, made)
+        except NotFinite:
+            found = nearer(objective, here)
+            if found is not None and made[0] < iterations:
+                start = found[0]
+                continue
+        break
+    return made[0]
+
+
+_RETURNS = 3  # searches that a value which is not finite may cut off
+_STRETCH = 1000.0  # any large number: L-BFGS-B's first step is one over the norm of the slope
+
 
 def minimize_in_unit_box(function, start, iterations, made):
     """Minimize by at most so many iterations of L-BFGS-B.

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_regtools.forward import Watcher, all_layers, channel_axis, watched
 from keras_regtools.forward.moments import reduced, reduction_axes
-from keras_regtools.layers.quantities import saturation_of
+from keras_regtools.layers.recording_spec import saturation_of
 from keras_regtools.surgery.graph import (
     Graph,
     activation_name,
@@ -20,7 +20,7 @@ from keras_regtools.surgery.graph import (
 _watchers = weakref.WeakKeyDictionary()  # by the `batch` of a surface: traced once
 
 
-def unit_states(surface, params):
+def dead_units(surface, params):
     """The share of dead channels and of saturated entries behind each layer with a kernel.
 
     Args:

@@ -2,23 +2,10 @@
 
 import math
 
+from keras_regtools.layers.statistics import STATISTICS
 from keras_regtools.validation import one_of, positive_integer
 
-CONSTANT_VARIANCE = 1e-6
-EACH_STEP = ("batch_mean", "batch_variance", "mean", "variance", "mean_distance", "std_distance")
-SAMPLED = (
-    "skewness",
-    "kurtosis",
-    "minimum",
-    "maximum",
-    "percentiles",
-    "zero_share",
-    "constant_share",
-    "dead",
-    "saturated_share",
-)
-AT_READING = ("mean_drift", "percentile_drift", "abs_gamma", "beta")
-QUANTITIES = EACH_STEP + SAMPLED + AT_READING
+QUANTITIES = tuple(name for name, statistic in STATISTICS.items() if statistic.chosen)
 
 _RANGE = 0.95  # of the range of a bounded activation; what lies beyond is saturated
 _RECTIFIERS = ("relu", "relu6")
@@ -34,7 +21,7 @@ _BOUNDED = {
 ACTIVATIONS = (*_RECTIFIERS, *_BOUNDED)
 
 
-class Wanted:
+class RecordingSpec:
     """The arguments that say what a layer records; each is checked.
 
     Args:
@@ -96,7 +83,7 @@ def saturation_of(before=None, after=None):
 
 
 def _names(record):
-    if isinstance(record, str):
+    if not isinstance(record, (list, tuple)):
         raise ValueError(
             f"Argument `record` must be a list of names or `None`. Received: record={record!r}"
         )
@@ -143,8 +130,3 @@ def _activation(name, value):
             f"Received: {name}={value!r}"
         )
     return value
-
-
-def percentile_name(percentile):
-    """The name of a percentile in readings and records."""
-    return f"percentile_{percentile:g}"

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_regtools.plots.layers import recorded_layers
+from keras_regtools.plots.recorded import recorded_layers
 
 _FAR = 0.5  # standard deviations; random batches of 32 alone are about 0.15 away
 _FAR_AT_FIRST = 0.25  # while much of the initial values is left

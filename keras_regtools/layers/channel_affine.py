@@ -7,7 +7,7 @@ from keras import ops
 from keras_regtools.forward.moments import along
 
 
-class Signal:
+class ChannelAffine:
     """A tensor, times a scale and plus an offset by channel.
 
     The comparisons come out as if the sum had been made and rounded, in one pass less.

@@ -28,6 +28,12 @@ class Table(Result):
 
         return pd.DataFrame(list(self.rows)).set_index(next(iter(self.rows[0])))
 
+    def __repr__(self):
+        return self.to_frame().to_string(float_format="{:.6g}".format)
+
+    def _repr_html_(self):
+        return self.to_frame().to_html(float_format="{:.6g}".format)
+
     def scalars(self):
         """The numbers as one flat dict, `row/number`."""
         return {

@@ -34,8 +34,8 @@ def right_and_counted(loss, y, outputs):
 
 def normalized(loss, outputs):
     """The outputs with the logits behind them divided by their spread in each sample."""
-    z = [t / ops.maximum(ops.std(t, -1, keepdims=True), 1e-12) for t in loss.natural(outputs)]
-    return loss.from_natural(z, outputs, masks_of(outputs))
+    z = [t / ops.maximum(ops.std(t, -1, keepdims=True), 1e-12) for t in loss.to_logits(outputs)]
+    return loss.from_logits(z, outputs, masks_of(outputs))
 
 
 def classifies(loss):

@@ -1,0 +1,80 @@
+"""A picture of a run declares what it draws, how to read it, what it found, when it is shown."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture of a run.
+
+    Attributes:
+        name: The file's, without its ending.
+        draw: Function of records and an Axes.
+        draws: The names of the records that it draws; one that ends in a slash stands for all that
+            begin with it.
+        caption: How to read it in this run: a function of the records.
+        finding: What it found, a function of the records: a sentence, a list of them, or `None`.
+        shown: Whether it is worth showing, a function of the records; by default, whether there is
+            anything that it draws.
+        rows: How many layers stand below each other in it, a function of the records.
+    """
+
+    name: str
+    draw: Callable
+    draws: tuple
+    caption: Callable
+    finding: Callable = lambda records: None
+    shown: Callable | None = None
+    rows: Callable = lambda records: 0
+
+    def is_of(self, name):
+        """Whether it draws the records of this name."""
+        return any(name == own or (own[-1] == "/" and name.startswith(own)) for own in self.draws)
+
+    def is_shown(self, records):
+        if self.shown is not None:
+            return bool(self.shown(records))
+        return any(self.is_of(name) for name in records.names())
+
+    def found(self, records):
+        """Its findings, a list of sentences."""
+        found = self.finding(records)
+        found = [found] if isinstance(found, str) else found or []
+        return [sentence for sentence in found if sentence]
+
+    def png(self, records):
+        """The picture as the bytes of a PNG file."""
+        from matplotlib.figure import Figure
+
+        height = max(4.0, 1.2 + 0.16 * self.rows(records))
+        figure = Figure(figsize=(6.4, height), dpi=110, layout="constrained")
+        self.draw(records, figure.subplots())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+_DECLARED = {}
+
+
+def picture(place, *draws, **how):
+    """Declare a function of records and an Axes as a picture of the page of each run.
+
+    Args:
+        place: A number that orders the pictures of a page.
+        *draws: As in `Picture`.
+        **how: The other attributes of a `Picture`: `caption` at least.
+    """
+
+    def declare(draw):
+        _DECLARED[draw.__name__] = (place, Picture(draw.__name__, draw, draws, **how))
+        return draw
+
+    return declare
+
+
+def declared():
+    """All pictures of runs, in the order of the page."""
+    return [picture for _, picture in sorted(_DECLARED.values(), key=lambda item: item[0])]
