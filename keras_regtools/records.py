@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_regtools import validation
+
 
 class Record(NamedTuple):
     """One value of one quantity: a float, or a list of floats with one entry per channel."""
@@ -152,6 +154,7 @@ def write_whole(path, content):
         raise
 
 
+@validation.checked(path=validation.path)
 def read(path):
     """Read the records of a file that `Records.write_to` wrote; a torn last line is left out.
 

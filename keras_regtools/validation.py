@@ -4,7 +4,10 @@ A `Constraint` is data: it tells what it expects, and can be declared beside a p
 """
 
 import dataclasses
+import functools
+import inspect
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -101,6 +104,63 @@ def optional(constraint):
         accepts=lambda v: v is None or constraint.accepts(v),
         convert=lambda v: None if v is None else constraint.convert(v),
     )
+
+
+def has(attribute, kind):
+    """An object of ours or of another library, known by an attribute."""
+    return Constraint(kind, lambda v: hasattr(v, attribute), lambda v: v, is_number=False)
+
+
+path = Constraint(
+    "a path",
+    lambda v: isinstance(v, (str, os.PathLike)) and os.fspath(v) != "",
+    lambda v: v,
+    is_number=False,
+)
+text = Constraint("a text", lambda v: isinstance(v, str), lambda v: v, is_number=False)
+shape = Constraint(
+    "the shape of a sample, a tuple of positive integers",
+    lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(positive_integer.allows, v)),
+    tuple,
+    is_number=False,
+)
+image_shape = dataclasses.replace(
+    shape,
+    kind="height, width and channels, three positive integers",
+    accepts=lambda v: shape.accepts(v) and len(v) == 3,
+)
+verbosity = Constraint(
+    "0, 1 or 2", lambda v: isinstance(v, bool) or (_is_integer(v) and v in (0, 1, 2)), int
+)
+
+
+def checked(**constraints):
+    """Check the arguments of a function at each call.
+
+    Args:
+        **constraints: By the name of a parameter: a `Constraint`, or any function of the name and
+            the value that gives the value or raises. `None` is allowed where it is the default.
+    """
+
+    def declare(function):
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            try:
+                given = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # which says what is missing
+            for name, constraint in constraints.items():
+                value = given.arguments.get(name)
+                usual = value is None and signature.parameters[name].default is None
+                if name in given.arguments and not usual:
+                    given.arguments[name] = constraint(name, value)
+            return function(*given.args, **given.kwargs)
+
+        return call
+
+    return declare
 
 
 def integer_from(name, value, least):

@@ -3,7 +3,10 @@
 import keras
 from keras import layers
 
+from keras_regtools.validation import at_least, checked, image_shape, positive_integer, shape
 
+
+@checked(input_shape=shape, classes=positive_integer, units=positive_integer, hidden=at_least(0))
 def f1(input_shape=(28, 28, 1), classes=10, *, units=512, hidden=5):
     """F1: fully connected layers, each with batch normalization and ReLU.
 
@@ -32,6 +35,7 @@ def f1(input_shape=(28, 28, 1), classes=10, *, units=512, hidden=5):
     return model
 
 
+@checked(input_shape=image_shape, classes=positive_integer, seed=at_least(0))
 def c1(input_shape=(32, 32, 3), classes=10, *, seed=None):
     """C1: two convolutions of 64 5x5 filters, each with pooling, and dense layers of 384 and 192.
 
@@ -67,6 +71,9 @@ def c1(input_shape=(32, 32, 3), classes=10, *, seed=None):
     return model
 
 
+@checked(
+    input_shape=image_shape, classes=positive_integer, width=positive_integer, seed=at_least(0)
+)
 def c2(input_shape=(32, 32, 3), classes=10, *, width=16, seed=None):
     """A small C2: the plan of a VGG network with batch normalization and dropout.
 

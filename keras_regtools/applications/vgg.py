@@ -3,7 +3,21 @@
 import keras
 from keras import layers
 
+from keras_regtools.validation import checked, image_shape, positive_integer, several
 
+
+def _units(name, value):
+    if isinstance(value, (list, tuple)) and not value:
+        return value
+    return several(name, value, positive_integer)
+
+
+def _blocks(name, value):
+    blocks = value if isinstance(value, (list, tuple)) else [value]
+    return [several(name, block, positive_integer) for block in blocks]
+
+
+@checked(input_shape=image_shape, classes=positive_integer, filters=_blocks, dense=_units)
 def vgg(input_shape, classes, *, filters, dense, name="vgg"):
     """A VGG network: blocks of 3x3 convolutions, each followed by max pooling, then dense layers.
 
@@ -41,6 +55,7 @@ def vgg(input_shape, classes, *, filters, dense, name="vgg"):
     return model
 
 
+@checked(input_shape=image_shape, classes=positive_integer)
 def vgg16(input_shape=(224, 224, 3), classes=2):
     """VGG-16, as the course's tutorial builds it: no batch normalization, dropout or penalty.
 

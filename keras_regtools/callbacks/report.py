@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 
-from keras_regtools import report
+from keras_regtools import report, validation
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
@@ -50,8 +50,10 @@ class Report(RecordingCallback):
 
     def __init__(self, directory, *, settings=None):
         super().__init__("report")
-        self.files = RunFiles(directory)
+        self.files = RunFiles(validation.path("directory", directory))
         self.files.refuse_unusable()
+        if not isinstance(settings, (dict, type(None))):
+            raise ValueError(f"Argument `settings` must be a dict. Received: settings={settings!r}")
         self.settings = dict(settings or {})
         self.page = None
         self._monitors = self._sink = None

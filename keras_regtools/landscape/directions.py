@@ -207,6 +207,13 @@ def _rounding(moves, params):
 
 def _moves(surface, trajectory, params):
     points = getattr(trajectory, "weights", trajectory)
+    if not isinstance(points, (list, tuple)) or not all(
+        isinstance(point, (list, tuple)) for point in points
+    ):
+        raise ValueError(
+            "Argument `trajectory` must be a `WeightTrajectory` or a list of lists of arrays. "
+            f"Received: trajectory={trajectory!r}"
+        )
     if len(points) == 0:
         raise ValueError(
             "Expected a trajectory of at least one point. Received: one that holds none; "

@@ -1,5 +1,7 @@
 """Loss and accuracy at points of the space of weights, on training and test data."""
 
+import math
+
 import numpy as np
 
 from keras_regtools.forward import BatchNormStatistics
@@ -27,6 +29,11 @@ class Evaluation:
         self.surfaces = {"": surface}
         if test is not None:
             parts = test if isinstance(test, (tuple, list)) else (test,)
+            if not 1 <= len(parts) <= 3:
+                raise ValueError(
+                    "Argument `test` must be `(x, y)`, `(x, y, sample_weight)` or a dataset. "
+                    f"Received: test={test!r}"
+                )
             self.surfaces["test_"] = surface.over(*parts)
         self.statistics = BatchNormStatistics(surface.model, frozen=False)
         self.batch_norm = self._treatment(surface, one_of("batch_norm", batch_norm, BATCH_NORMS))
@@ -76,10 +83,13 @@ def positions(name, given, span, points):
     """
     if given is None:
         given = np.linspace(*span, integer_from("points", points, 2))
-    array = np.asarray(given, "float64")
+    try:
+        array = np.asarray(given, "float64")
+    except (TypeError, ValueError):
+        array = np.array(math.nan)
     if array.ndim != 1 or len(np.unique(array)) < 2 or not np.all(np.isfinite(array)):
         raise ValueError(
             f"Expected `{name}` to be at least two different finite numbers. "
-            f"Received: {name}={array.tolist()}"
+            f"Received: {name}={given if array.ndim == 0 else array.tolist()!r}"
         )
     return np.unique(array)

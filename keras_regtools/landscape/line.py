@@ -11,9 +11,11 @@ from keras_regtools import vectors
 from keras_regtools.landscape.directions import Directions, refuse_zero
 from keras_regtools.landscape.evaluation import Evaluation, positions
 from keras_regtools.landscape.grid_cache import fill, fingerprint
+from keras_regtools.measures.declaration import surface_of
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
-from keras_regtools.validation import one_of
+from keras_regtools.validation import checked, one_of, verbosity
+from keras_regtools.validation import path as validation_path
 
 PATHS = ("linear", "curvilinear")
 
@@ -62,6 +64,7 @@ class LossLine(Result):
 QUANTITIES = ("loss", "accuracy", "test_loss", "test_accuracy")
 
 
+@checked(surface=surface_of, file=validation_path, verbose=verbosity)
 def loss_line(
     surface,
     target=None,

@@ -15,9 +15,10 @@ from keras_regtools.landscape.directions import (
 )
 from keras_regtools.landscape.evaluation import Evaluation, positions
 from keras_regtools.landscape.grid_cache import fill, fingerprint
+from keras_regtools.measures.declaration import surface_of
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
-from keras_regtools.validation import one_of
+from keras_regtools.validation import at_least, checked, one_of, path, verbosity
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +54,7 @@ class LossPlane(Result):
     samples: int | None
 
 
+@checked(surface=surface_of, file=path, verbose=verbosity, seed=at_least(0))
 def loss_plane(
     surface,
     directions="random",
@@ -112,13 +114,13 @@ def loss_plane(
     """
     directions = _two(surface, directions, seed)
     first, second = directions.vectors
-    path = directions.trajectory
+    went = directions.trajectory
     if trajectory is not None:
-        path = coordinates(surface, trajectory, [first, second])
+        went = coordinates(surface, trajectory, [first, second])
     spans = [(-1.0, 1.0)] * 2
-    if path is not None:
+    if went is not None:
         least = 0.0 if directions.trajectory is not None else 1.0
-        spans = [_span(path[:, i], least) for i in (0, 1)]
+        spans = [_span(went[:, i], least) for i in (0, 1)]
     x, y = positions("x", x, spans[0], points), positions("y", y, spans[1], points)
     measured, start = Evaluation(surface, test, batch_norm, accuracy), surface.params
     here = measured(start)  # a pass over the data, after which their number is known
@@ -130,7 +132,7 @@ def loss_plane(
         "batch_size": surface.batch_size,
         **origin(surface),
     }
-    arrays = {"x": x, "y": y} | ({} if path is None else {"trajectory": path})
+    arrays = {"x": x, "y": y} | ({} if went is None else {"trajectory": went})
 
     def evaluate(index):
         there = vectors.axpy(float(y[index[0]]), second, start)
@@ -162,6 +164,11 @@ def _two(surface, directions, seed):
         if one_of("directions", directions, ("random", "hessian")) == "random":
             return random_directions(surface, 2, seed=seed)
         return hessian_directions(surface, 2, seed=seed)
+    if not isinstance(directions, (Directions, list, tuple)):
+        raise ValueError(
+            "Argument `directions` must be 'random', 'hessian', `Directions` or two directions. "
+            f"Received: directions={directions!r}"
+        )
     if not isinstance(directions, Directions):
         directions = Directions(list(directions), ["direction 1", "direction 2"])
     if len(directions.vectors) != 2:

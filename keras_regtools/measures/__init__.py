@@ -7,14 +7,10 @@ from keras_regtools.measures.covariate_shift import (
 )
 from keras_regtools.measures.density import HessianDensity, hessian_density
 from keras_regtools.measures.distribution_shift import DistributionShift, distribution_shift
-from keras_regtools.measures.eigenvalues import (
-    GradientShare,
-    HessianEigenvalues,
-    gradient_share,
-    hessian_eigenvalues,
-)
+from keras_regtools.measures.eigenvalues import HessianEigenvalues, hessian_eigenvalues
 from keras_regtools.measures.fisher_rao import FisherRaoNorm, fisher_rao_norm
 from keras_regtools.measures.gradient_flow import GradientFlow, gradient_flow
+from keras_regtools.measures.gradient_share import GradientShare, gradient_share
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.normalization_noise import NormalizationNoise, normalization_noise
 from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharpness

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 
 from keras_regtools.measures.result import loss_surface
+from keras_regtools.validation import checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +50,16 @@ def measure(unit="", short=(), **constraints):
     short = {short: {}} if isinstance(short, str) else dict(short)
 
     def declare(function):
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def checked(*args, **kwargs):
-            try:
-                given = signature.bind(*args, **kwargs)
-            except TypeError:
-                return function(*args, **kwargs)  # which says what is missing
-            loss_surface(next(iter(given.arguments.values())))
-            for name, constraint in constraints.items():
-                if name in given.arguments and not _is_default(signature, given, name):
-                    given.arguments[name] = constraint(name, given.arguments[name])
-            return function(*given.args, **given.kwargs)
-
-        DECLARED[function.__name__] = Declaration(checked, unit, short, constraints)
-        return checked
+        call = checked(surface=surface_of, **constraints)(function)
+        DECLARED[function.__name__] = Declaration(call, unit, short, constraints)
+        return call
 
     return declare
 
 
-def _is_default(signature, given, name):
-    return given.arguments[name] is None and signature.parameters[name].default is None
+def surface_of(name, value):
+    """The constraint of a parameter that is a `LossSurface`."""
+    return loss_surface(value)
 
 
 def by_short_name():

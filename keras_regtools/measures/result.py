@@ -40,10 +40,8 @@ class Result:
 
     def _doubt(self):
         """The error that the value may have, where it is known."""
-        stderr, residuals = (getattr(self, name, None) for name in ("stderr", "residuals"))
-        if stderr is not None:
-            return float(stderr)
-        return None if residuals is None or np.ndim(residuals) != 1 else float(residuals[0])
+        stderr = getattr(self, "stderr", None)
+        return None if stderr is None else float(stderr)
 
     def __eq__(self, other):
         if type(self) is not type(other):

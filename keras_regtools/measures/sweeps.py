@@ -7,9 +7,10 @@ import random
 import keras
 
 from keras_regtools import vectors
+from keras_regtools.measures.declaration import surface_of
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.measures.result import Result, flat
-from keras_regtools.validation import named_callables
+from keras_regtools.validation import checked, named_callables, path, verbosity
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Table(Result):
         }
 
 
+@checked(surface=surface_of, verbose=verbosity)
 def by_layer(surface, measures, layers=None, *, verbose=0):
     """Measure each layer alone: the surface over its weights, the others held fixed.
 
@@ -77,6 +79,10 @@ def by_layer(surface, measures, layers=None, *, verbose=0):
     """
     measures = named_callables("measures", measures)
     rows = []
+    if layers is not None and not isinstance(layers, (list, tuple)):
+        raise ValueError(
+            f"Argument `layers` must be a list of layers or names. Received: layers={layers!r}"
+        )
     for layer in _shown(layers or layers_with_weights(surface.model), "layer", verbose):
         alone = surface.restricted(layer)
         row = {"layer": getattr(layer, "name", layer), "parameters": vectors.size(alone.params)}
@@ -84,6 +90,7 @@ def by_layer(surface, measures, layers=None, *, verbose=0):
     return Table(tuple(rows))
 
 
+@checked(surface=surface_of, verbose=verbosity)
 def by_checkpoint(surface, measures, checkpoints, *, verbose=0):
     """Measure a series of weights: saved checkpoints, the epochs of a run. Nothing is traced anew.
 
@@ -115,8 +122,15 @@ def by_checkpoint(surface, measures, checkpoints, *, verbose=0):
     ({'checkpoint': 'one', 'loss': 1.0}, {'checkpoint': 'two', 'loss': 4.0})
     """
     measures = named_callables("measures", measures)
+    if not isinstance(checkpoints, (dict, list, tuple)):
+        raise ValueError(
+            "Argument `checkpoints` must be a list of files, or a dict from names to files or "
+            f"weights. Received: checkpoints={checkpoints!r}"
+        )
     if not isinstance(checkpoints, dict):
-        checkpoints = {os.fspath(path): path for path in checkpoints}
+        for one in checkpoints:
+            path("checkpoints", one)
+        checkpoints = {os.fspath(one): one for one in checkpoints}
     if not checkpoints:
         raise ValueError("Expected at least one checkpoint. Received: none")
     read = _Reader(surface.model)
@@ -151,6 +165,10 @@ class _Reader:
     def __call__(self, weights):
         if not isinstance(weights, (str, os.PathLike)):
             return weights
+        if not os.path.exists(weights):
+            raise ValueError(
+                f"Expected files of weights. Received: {weights!r}, which is not there"
+            )
         state = random.getstate()  # which the initializers of new layers draw from
         try:
             if os.fspath(weights).endswith(".keras"):

@@ -1,5 +1,10 @@
 """What all pictures share: an Axes to draw on, epochs that count from one, colours by depth."""
 
+from keras_regtools.validation import has
+
+RECORDS = has("series", "`Records` of a run")
+AXES = has("set_xlabel", "matplotlib axes, or `None` for those of a new figure")
+
 
 def on(ax):
     """`ax`, or that of a new figure."""

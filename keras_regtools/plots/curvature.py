@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 
-from keras_regtools.plots.axes import on
+from keras_regtools.plots.axes import AXES, on
+from keras_regtools.validation import checked, has
 
 
+@checked(result=has("nodes", "a `HessianDensity`"), ax=AXES)
 def density(result, ax=None):
     """The density of the eigenvalues of the Hessian, on a logarithmic axis.
 

@@ -2,9 +2,19 @@
 
 import math
 
-from keras_regtools.plots.axes import curve, legend, log_if_wide, note, on, over_epochs
+from keras_regtools.plots.axes import (
+    AXES,
+    RECORDS,
+    curve,
+    legend,
+    log_if_wide,
+    note,
+    on,
+    over_epochs,
+)
 from keras_regtools.plots.picture import picture
 from keras_regtools.plots.staleness import is_stale, staleness
+from keras_regtools.validation import checked, text
 
 
 def _validation(records, behind):
@@ -145,6 +155,7 @@ def _recalibrated(ax, records, name):
     curve(ax, records, name, label="validation, recalibrated", **style)
 
 
+@checked(records=RECORDS, prefix=text, ax=AXES)
 def quantities(records, prefix, ax=None):
     """Every quantity named `prefix/<name>`, or `prefix` itself, over the epochs.
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_regtools.plots.axes import on
+from keras_regtools.plots.axes import AXES, on
+from keras_regtools.validation import checked, has, text
 
 # Quantities of a result by what they are called in pictures.
 _NAMES = {
@@ -19,6 +20,7 @@ _BATCH_NORM = {
 }
 
 
+@checked(result=has("alphas", "a `LossLine`"), ax=AXES)
 def line(result, ax=None):
     """Loss (left axis) and accuracy (right axis) along a line, test data dashed.
 
@@ -64,6 +66,7 @@ def line(result, ax=None):
     return ax
 
 
+@checked(result=has("trajectory", "a `LossPlane`"), ax=AXES, quantity=text)
 def contour(result, ax=None, quantity="loss"):
     """A plane from above: contours of the loss, with the path of a training drawn in.
 
@@ -96,6 +99,7 @@ def contour(result, ax=None, quantity="loss"):
     return ax
 
 
+@checked(result=has("trajectory", "a `LossPlane`"), ax=AXES, quantity=text)
 def surface(result, ax=None, quantity="loss"):
     """A plane in relief, as a 3-D surface, with the path of a training drawn on it.
 

@@ -4,6 +4,9 @@ import dataclasses
 import io
 from collections.abc import Callable
 
+from keras_regtools.plots.axes import AXES, RECORDS
+from keras_regtools.validation import checked
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -69,8 +72,9 @@ def picture(place, *draws, **how):
     """
 
     def declare(draw):
-        _DECLARED[draw.__name__] = (place, Picture(draw.__name__, draw, draws, **how))
-        return draw
+        call = checked(records=RECORDS, ax=AXES)(draw)
+        _DECLARED[draw.__name__] = (place, Picture(draw.__name__, call, draws, **how))
+        return call
 
     return declare
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from keras_regtools.plots.axes import on
+from keras_regtools.plots.axes import AXES, on
+from keras_regtools.validation import checked, has
 
 
+@checked(table=has("columns", "a `pandas.DataFrame`"), ax=AXES)
 def search(table, x, y="val_loss", ax=None):
     """Every trial of a search: one hyperparameter or result against another.
 

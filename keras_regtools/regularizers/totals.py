@@ -2,7 +2,10 @@
 
 from keras import ops
 
+from keras_regtools.validation import checked, keras_model
 
+
+@checked(model=lambda name, value: keras_model(value, built=False))
 def penalties(model):
     """The value of each weight penalty of a model, by the path of the weight.
 

@@ -10,6 +10,7 @@ from keras_regtools.records import write_whole
 from keras_regtools.report.findings import findings
 from keras_regtools.report.pictures import pictures
 from keras_regtools.report.run import RunFiles
+from keras_regtools.validation import checked, path
 
 
 class Page:
@@ -30,6 +31,7 @@ class Page:
         return f"Page({str(self.path)!r})"
 
 
+@checked(directory=path)
 def write(directory):
     """Draw the pictures of a run and write `report.html` beside its records.
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from keras_regtools import validation
 from keras_regtools.report.page import Page
 
 _QUANTITIES = {
@@ -15,6 +16,7 @@ _QUANTITIES = {
 }
 
 
+@validation.checked(result=validation.has("trajectory", "a `LossPlane`"), path=validation.path)
 def write_surface(result, path, *, title="Loss over a plane"):
     """Write a plane of the loss as an interactive page that needs no network.
 

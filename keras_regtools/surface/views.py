@@ -37,11 +37,15 @@ class Views:
             ValueError: arrays of other shapes than the model's weights.
         """
         shapes = [tuple(v.shape) for v in self.model.weights]
-        received = [tuple(np.shape(w)) for w in weights]
+        try:
+            received = [tuple(np.shape(w)) for w in weights]
+            told = f"shapes {received}"
+        except (TypeError, ValueError):
+            received, told = None, f"{weights!r}"
         if received != shapes:
             raise ValueError(
                 "Expected `weights` to be a list of arrays shaped like the model's weights, "
-                f"{shapes}. Received: shapes {received}"
+                f"{shapes}. Received: {told}"
             )
         return self.holding(zip(self.model.weights, weights, strict=True))
 
