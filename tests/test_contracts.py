@@ -225,7 +225,7 @@ def test_a_measure_at_other_weights_is_that_of_a_model_that_has_them(name, elsew
     assert MEASURES[name](there).scalars() == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", rows(MEASURES, "normalization_noise", "gradient_flow"))
 def test_a_measure_of_a_checkpoint_is_that_of_a_model_that_has_it(name, elsewhere):
     there, expected, other = elsewhere
     checkpoints = {"own": there.model.get_weights(), "other": other}

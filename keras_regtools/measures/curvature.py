@@ -1,4 +1,4 @@
-"""A surface's curvature as a matrix that is known by its products, as `spectrum` wants it."""
+"""A surface's curvature as a matrix that is known by its products, as `linalg` wants it."""
 
 import dataclasses
 
