@@ -28,6 +28,16 @@ def rows(of_all, *default):
     return [pytest.param(*row, marks=mark) for row, mark in zip(of_all, marks, strict=True)]
 
 
+def numbers(tensors):
+    """Tensors or variables as a list of arrays."""
+    return [np.array(ops.convert_to_numpy(t)) for t in tensors]
+
+
+def doubles(tensors):
+    """The same in double precision."""
+    return [array.astype("float64") for array in numbers(tensors)]
+
+
 @contextlib.contextmanager
 def float64():
     """Double precision where the backend has it, for the sharp versions of the tests."""

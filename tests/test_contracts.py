@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from problems import HAS_FLOAT64, rows
+from problems import HAS_FLOAT64, numbers, rows
 
 import keras_regtools as rt
 from keras_regtools.measures.declaration import DECLARED
@@ -54,10 +54,6 @@ def fit(model, callbacks=(), epochs=3, **arguments):
     return model.fit(
         X, Y, batch_size=8, epochs=epochs, callbacks=list(callbacks), verbose=0, **arguments
     )
-
-
-def numbers(variables):
-    return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
 def differing(a, b):

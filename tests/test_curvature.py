@@ -9,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import doubles
 
 import keras_regtools as rt
 from keras_regtools import measures
@@ -30,17 +31,13 @@ MEASURES = {
 }
 
 
-def numbers(tensors):
-    return [np.asarray(ops.convert_to_numpy(t), "float64") for t in tensors]
-
-
 def flat(tensors):
-    return np.concatenate([t.ravel() for t in numbers(tensors)])
+    return np.concatenate([t.ravel() for t in doubles(tensors)])
 
 
 def matrix_of(surface, product):
     """The whole matrix; the surface has few weights."""
-    like = numbers(surface.params)
+    like = doubles(surface.params)
     ends = np.cumsum([p.size for p in like])
 
     def column(unit):
@@ -150,7 +147,7 @@ def test_softmax_regression_has_its_covariance_of_classes_times_inputs():
     with problems.float64():
         model = keras.Sequential([keras.Input((3,)), layers.Dense(3, "softmax", use_bias=False)])
         surface = rt.LossSurface(model, X, LABELS, loss="sparse_categorical_crossentropy")
-        p = numbers([model(X)])[0]
+        p = doubles([model(X)])[0]
         curved = np.einsum("ni,ij->nij", p, np.eye(3)) - np.einsum("ni,nj->nij", p, p)
         truth = np.linalg.eigvalsh(
             np.mean([np.kron(c, np.outer(x, x)) for c, x in zip(curved, X, strict=True)], 0)
@@ -706,7 +703,7 @@ def test_they_are_logged_and_recorded_in_a_fit_that_they_do_not_change():
         history = model.fit(
             X, LABELS, batch_size=8, epochs=3, verbose=0, callbacks=[callback] if watched else []
         ).history
-        runs.append((numbers(model.variables), history, callback, model))
+        runs.append((doubles(model.variables), history, callback, model))
     (weights, logged, callback, model), (alone, plain, *_) = runs
     for a, b in zip(weights, alone, strict=True):
         np.testing.assert_array_equal(a, b)

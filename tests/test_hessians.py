@@ -10,6 +10,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import doubles
 
 import keras_regtools as rt
 
@@ -24,12 +25,8 @@ TOGETHER = 2
 MODES = ("inference", "batch_statistics", "training")
 
 
-def numbers(tensors):
-    return [np.asarray(ops.convert_to_numpy(t), "float64") for t in tensors]
-
-
 def flat(tensors):
-    return np.concatenate([t.ravel() for t in numbers(tensors)])
+    return np.concatenate([t.ravel() for t in doubles(tensors)])
 
 
 def unflat(vector, like):
@@ -39,7 +36,7 @@ def unflat(vector, like):
 
 def columns(product, surface):
     """The whole matrix, several unit vectors at a time, always as many."""
-    like = numbers(surface.params)
+    like = doubles(surface.params)
     size = sum(p.size for p in like)
     units = np.concatenate([np.eye(size), np.zeros((-size % TOGETHER, size))])
     found = []
@@ -51,7 +48,7 @@ def columns(product, surface):
 
 def differences(surface, step):
     """The whole Hessian, by central differences of the gradient."""
-    like = numbers(surface.params)
+    like = doubles(surface.params)
     here = flat(like)
 
     def gradient(vector):
@@ -208,7 +205,7 @@ def test_the_hessian_is_that_of_central_differences_and_symmetric(name):
         hessian = columns(surface.hvp, surface)
         truth = differences(surface, step_for(name))
         if problems.HAS_FLOAT64:  # TensorFlow goes another way for a single vector
-            like = numbers(surface.params)
+            like = doubles(surface.params)
             v = np.random.default_rng(6).standard_normal(len(hessian))
             alone = flat(surface.hvp(None, unflat(v, like)))
             assert error(alone, hessian @ v) < 1e-12
@@ -272,7 +269,7 @@ def test_the_largest_eigenvalue_and_a_product_are_those_of_curvlinops():
     curvlinops = pytest.importorskip("curvlinops")
     torch = pytest.importorskip("torch")
     surface = surface_of("Dense")
-    params = numbers(surface.params)
+    params = doubles(surface.params)
     peer = torch.nn.Sequential(
         torch.nn.Linear(5, 4),
         torch.nn.Tanh(),

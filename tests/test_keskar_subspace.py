@@ -9,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import doubles
 from scipy import stats
 
 import keras_regtools as rt
@@ -21,10 +22,6 @@ pytestmark = pytest.mark.backends
 SHARP = {"rel": 1e-8} if problems.HAS_FLOAT64 else {"rel": 2e-3}
 KNOWN = [(n, e) for n, p in problems.PROBLEMS.items() for e in p.keskar]
 EPSILON = 0.1  # a rise that float32 tells from rounding
-
-
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t), "float64") for t in tensors]
 
 
 def dense(columns):
@@ -229,7 +226,7 @@ def test_orthonormal_columns_have_an_identity_for_their_gram_matrix():
         params = [ops.convert_to_tensor(AT)]
         columns = RandomColumns(5, 3, (0, 0), "float64")
         space = SubspaceBox(params, EPSILON, columns, orthonormal=True)
-        moved = [numbers(space.point(z))[0] - AT for z in np.eye(3)]
+        moved = [doubles(space.point(z))[0] - AT for z in np.eye(3)]
     q = np.stack(moved, 1) / space.half_width
     np.testing.assert_allclose(q.T @ q, np.eye(3), atol=1e-12 if problems.HAS_FLOAT64 else 1e-5)
 
@@ -272,7 +269,7 @@ def test_blocks_of_columns_go_across_the_arrays_of_weights(monkeypatch, drawn):
         model, x, y = sum_of_two_layers()
         surface = rt.LossSurface(model, x, y)
         result = keskar_sharpness(surface, epsilon=EPSILON, subspace=3, restarts=12)
-        weights = numbers(surface.params)
+        weights = doubles(surface.params)
     sizes = [w.size for w in weights]
     assert sizes == [6, 2, 6]
 

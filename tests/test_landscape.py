@@ -9,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import numbers
 
 import keras_regtools as rt
 from keras_regtools import landscape
@@ -27,10 +28,6 @@ X = RNG.standard_normal((24, 3)).astype("float32")
 Y = RNG.integers(0, 2, 24)
 TEST = X[::3] + 0.5, Y[::3]
 LOSS = "sparse_categorical_crossentropy"
-
-
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t)) for t in tensors]
 
 
 def flat(tensors):

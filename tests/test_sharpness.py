@@ -9,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import doubles
 from scipy import optimize, stats
 
 import keras_regtools as rt
@@ -30,12 +31,8 @@ def _double():
         yield
 
 
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t), "float64") for t in tensors]
-
-
 def flat(tensors):
-    return np.concatenate([t.ravel() for t in numbers(tensors)])
+    return np.concatenate([t.ravel() for t in doubles(tensors)])
 
 
 def hessian(surface):
@@ -172,7 +169,7 @@ def test_m_sharpness_is_the_mean_over_batches_of_their_own_rises(name, weighted)
     weights, penalty = (WEIGHTS, 0.125) if weighted else (None, 0.0)
     surface = regression_surface(weighted)
     results = {m: measure(surface, m=m, **arguments) for m in (None, 5, 1, 22, 100)}
-    w, b = numbers(surface.params)
+    w, b = doubles(surface.params)
     parts = {
         None: [slice(None)],
         5: RAGGED,
@@ -460,7 +457,7 @@ def test_relative_flatness_is_a_double_sum_over_neurons(layer):
     result = measures.relative_flatness(surface, layer)
     kernel = small_network().get_layer(layer or "head").kernel
     block = hessian(surface.restricted(kernel))
-    w = numbers([kernel])[0]
+    w = doubles([kernel])[0]
     neurons = w.shape[-1]
     w = w.reshape(-1, neurons)
     block = block.reshape(*w.shape, *w.shape)
@@ -498,7 +495,7 @@ def test_the_relative_flatness_of_many_weights_is_within_its_error():
         measures.relative_flatness(surface, sketch=3, max_products=20, seed=seed)
         for seed in range(20)
     ]
-    w = numbers([model.layers[0].kernel])[0]
+    w = doubles([model.layers[0].kernel])[0]
     block = hessian(surface.restricted(model.layers[0].kernel))
     gram = np.einsum("is,it->st", w, w)
     expected = np.einsum("st,isit->", gram, block.reshape(12, 6, 12, 6))
@@ -518,7 +515,7 @@ def test_the_fisher_rao_norm_is_a_mean_over_samples(weighted):
     weights, penalty = (WEIGHTS, 0.125) if weighted else (None, 0.0)
     surface = regression_surface(weighted)
     result = measures.fisher_rao_norm(surface)
-    w, b = numbers(surface.params)
+    w, b = doubles(surface.params)
     slopes = []
     for i in range(22):
         one = slice(i, i + 1)

@@ -7,7 +7,8 @@ import math
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
+from problems import numbers
 
 import keras_regtools as rt
 from keras_regtools.callbacks import Sharpness, WeightTrajectory
@@ -36,10 +37,6 @@ def fit(model, callbacks, epochs=1, **arguments):
     """In epochs of four steps."""
     keras.utils.set_random_seed(1)  # the order of the samples
     return model.fit(X, Y, batch_size=8, epochs=epochs, callbacks=callbacks, verbose=0, **arguments)
-
-
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t)) for t in tensors]
 
 
 def distance(a, b):

@@ -5,6 +5,7 @@ import numpy as np
 import problems
 import pytest
 from keras import layers, ops
+from problems import numbers
 
 import keras_regtools as rt
 
@@ -13,10 +14,6 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 6)).astype("float32")
 LABELS = RNG.integers(0, 3, 50)
 IMAGES = RNG.standard_normal((30, 8, 8, 2)).astype("float32")
-
-
-def numbers(tensors):
-    return [np.asarray(ops.convert_to_numpy(t)) for t in tensors]
 
 
 def state(model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
-from problems import rows
+from problems import numbers, rows
 
 import keras_regtools as rt
 from keras_regtools import data as data_module
@@ -19,10 +19,6 @@ LABELS = RNG.integers(0, 3, 22)
 WEIGHTS = RNG.uniform(0.5, 2, 22).astype("float32")
 LOSS = "sparse_categorical_crossentropy"
 PRODUCTS = ("hvp", "gnvp")
-
-
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t)) for t in tensors]
 
 
 def flat(tensors):

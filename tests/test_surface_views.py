@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from problems import doubles
 
 import keras_regtools as rt
 
@@ -22,12 +23,8 @@ WEIGHTS = RNG.uniform(0.5, 2, 22).astype("float32")
 TRACES = keras.backend.backend() != "torch"  # which traces nothing, ever
 
 
-def numbers(tensors):
-    return [np.array(ops.convert_to_numpy(t), "float64") for t in tensors]
-
-
 def flat(tensors):
-    return np.concatenate([t.ravel() for t in numbers(tensors)])
+    return np.concatenate([t.ravel() for t in doubles(tensors)])
 
 
 def network(end, units, loss, *metrics):
@@ -227,7 +224,7 @@ def moving_model():
 
 
 def state(model):
-    return numbers([*model.variables, *model.optimizer.variables])
+    return doubles([*model.variables, *model.optimizer.variables])
 
 
 def checkpoint(model, seed=1):
@@ -377,7 +374,7 @@ def test_normalized_logits_are_divided_by_their_spread(model, surface):
     z = np.log(model.predict(X, verbose=0).astype("float64"))
     z = z / np.std(z, 1, keepdims=True)
     expected = np.mean(np.log(np.sum(np.exp(z), 1)) - z[np.arange(22), LABELS])
-    expected += 0.1 * np.sum(numbers([model.get_layer("hidden").kernel])[0] ** 2)
+    expected += 0.1 * np.sum(doubles([model.get_layer("hidden").kernel])[0] ** 2)
     normalized = surface.with_normalized_logits()
     value, accuracy = normalized.value_and_accuracy()
     assert value == pytest.approx(expected, rel=1e-5)
@@ -389,12 +386,12 @@ def test_a_surface_of_normalized_logits_has_the_gradient_of_its_values(surface):
     normalized = surface.with_normalized_logits()
     _, gradient = normalized.value_and_gradient()
     v = [np.random.default_rng(3).standard_normal(p.shape) for p in surface.params]
-    start = numbers(surface.params)
+    start = doubles(surface.params)
     ahead, behind = (
         normalized.value([p + sign * 1e-2 * d for p, d in zip(start, v, strict=True)])
         for sign in (1, -1)
     )
-    slope = sum(np.sum(g * d) for g, d in zip(numbers(gradient), v, strict=True))
+    slope = sum(np.sum(g * d) for g, d in zip(doubles(gradient), v, strict=True))
     assert slope == pytest.approx((ahead - behind) / 2e-2, rel=2e-2)
 
 
@@ -462,7 +459,7 @@ def test_moments_of_slopes_are_those_of_the_samples_own_gradients(weights, penal
     )  # of which the last batch is smaller
     rng = np.random.default_rng(2)
     v = [rng.standard_normal(p.shape) for p in surface.params]
-    elsewhere = [p + 0.3 * d for p, d in zip(numbers(surface.params), v, strict=True)]
+    elsewhere = [p + 0.3 * d for p, d in zip(doubles(surface.params), v, strict=True)]
     for params in (None, elsewhere):
         slopes = per_sample(surface, v, params)
         found = surface.slope_moments(v, params)
