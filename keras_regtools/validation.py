@@ -191,6 +191,10 @@ def named_callables(name, value):
             f"Received: {name}={value!r}"
         )
     for key, function in value.items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(
+                f"Expected the names in `{name}` to be texts, not empty. Received: {key!r}"
+            )
         if not callable(function):
             raise TypeError(
                 "Expected each measure to be a callable of a `LossSurface`. "

@@ -525,3 +525,23 @@ def test_every_picture_of_a_run_says_what_it_draws_and_how_to_read_it():
         assert picture.found(empty) == []
         assert not picture.is_shown(empty)
         assert getattr(plots, picture.name) is picture.draw
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a/b", "a/c/d"], {"measured_a.png", "measured_a_c.png"}),
+        (["my/norm", "my/norm/stderr"], {"measured_my.png"}),
+        (["loss/x"], {"measured_loss.png"}),
+        (["val_x/y"], {"measured_val_x.png"}),
+    ],
+)
+def test_what_was_measured_has_a_picture_and_one_only(tmp_path, names, expected):
+    write(tmp_path, [(0, 1, "loss", 1.0), *((0, 1, name, 2.0) for name in names)])
+    assert {p.name for p in tmp_path.glob("measured_*")} == expected
+
+
+def test_what_was_never_finite_is_said():
+    records = Records([(0, 1, "m", float("nan"))])
+    (text,) = plots.quantities(records, "m").texts
+    assert text.get_text() == "Of m, no finite number was measured."

@@ -10,6 +10,7 @@ from keras_regtools.measures.result import flat
 from keras_regtools.surface import MODES, LossSurface
 from keras_regtools.validation import (
     flag,
+    integer_from,
     keras_model,
     named_callables,
     number,
@@ -90,7 +91,9 @@ class Measure(RecordingCallback):
         self.not_finite = number("not_finite", not_finite)
         self.mode = one_of("mode", mode, MODES)
         self.penalties = flag("penalties", penalties)
-        self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(samples, seed)
+        self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(
+            samples, integer_from("seed", seed, 0)
+        )
         self._surface = None
         self._start()
 

@@ -6,7 +6,7 @@ from keras import ops
 from keras_regtools.callbacks.recording import RecordingCallback
 from keras_regtools.data import Batches
 from keras_regtools.forward import BatchNormStatistics, View
-from keras_regtools.validation import positive_integer
+from keras_regtools.validation import integer_from, positive_integer
 
 
 class PreciseBatchNorm(RecordingCallback):
@@ -48,7 +48,9 @@ class PreciseBatchNorm(RecordingCallback):
     def __init__(self, x, *, samples=1024, batch_size=256, seed=0):
         super().__init__("precise_batch_norm")
         batch_size = positive_integer("batch_size", batch_size)
-        self.data = Batches(x, batch_size=batch_size).subsample(samples, seed)
+        self.data = Batches(x, batch_size=batch_size).subsample(
+            samples, integer_from("seed", seed, 0)
+        )
         self._statistics = None
 
     def on_test_begin(self, logs=None):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools.forward.moments import counted_moments, wide
-from keras_regtools.forward.walk import all_layers, unwrapped
+from keras_regtools.forward.walk import all_layers, in_loops, unwrapped
 from keras_regtools.forward.watcher import InferenceWatcher
 
 
@@ -52,6 +52,13 @@ class BatchNormStatistics:
         """The same as a dict from the places of the layers that were called to two arrays."""
         if not self.layers:
             return {}
+        cells = in_loops(self.model)
+        inside = [layer.name for layer in self.layers if id(layer) in cells]
+        if inside:
+            raise NotImplementedError(
+                "Expected batch normalization outside of the cells of recurrent layers, which run "
+                f"in a loop. Received: {inside} of the model {self.model.name!r}"
+            )
         totals = self._watcher.pooled(view, batches)
         return {
             int(index): (mean, variance)

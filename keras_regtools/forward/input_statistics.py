@@ -6,7 +6,7 @@ from keras import ops
 from keras_regtools.forward.masks import masks_of
 from keras_regtools.forward.moments import counted_moments, mask_fits
 from keras_regtools.forward.overrides import watched
-from keras_regtools.forward.walk import all_layers, channel_axis, names_of
+from keras_regtools.forward.walk import all_layers, channel_axis, in_loops, names_of
 from keras_regtools.forward.watcher import InferenceWatcher
 
 
@@ -21,10 +21,13 @@ class InputStatistics:
     """
 
     def __init__(self, model):
+        cells = in_loops(model)  # their recurrent layer is looked at
         self.layers = [
             layer
             for layer in all_layers(model)
-            if layer.weights and not isinstance(layer, (keras.Model, keras.layers.Wrapper))
+            if layer.weights
+            and not isinstance(layer, (keras.Model, keras.layers.Wrapper))
+            and id(layer) not in cells
         ]
         self._watcher = InferenceWatcher(model, self._calls)
 

@@ -21,6 +21,12 @@ def all_layers(model):
     return list(found.values())[1:]
 
 
+def in_loops(model):
+    """The ids of the layers that recurrent layers call once for each time step: their cells."""
+    recurrent = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
+    return {id(inner) for layer in recurrent for inner in all_layers(layer)}
+
+
 def names_of(layers):
     """The names of layers, numbered where inner models use one twice: a name is no identity."""
     names, met = [], {}

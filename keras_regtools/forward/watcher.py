@@ -69,6 +69,7 @@ class InferenceWatcher(Watcher):
                 call_model(model, params, state, x, training=False)
 
         super().__init__(calls, forward)
+        self._order = None
 
     def pooled(self, view, batches):
         """The moments over all batches, from notes of `(number, mean, variance)` by channel.
@@ -83,12 +84,19 @@ class InferenceWatcher(Watcher):
         """
         model = view.model
         variables = model.trainable_variables, model.non_trainable_variables
+        order = [[id(v) for v in part] for part in variables]
+        if order != self._order:  # what was traced takes the values by their places
+            self._order, self._seen = order, backend.jit(self._see)
         values = [[view.read(v) for v in part] for part in variables]
         totals = {}
         for x, *_ in batches.tensors():
             try:
                 seen = self(values, x)
-            except (TypeError, ValueError) as error:
+            except NotImplementedError:
+                raise
+            except Exception as error:  # the backend's own, for shapes that do not fit
+                if totals:
+                    raise
                 raise _refused(model, x, error) from error
             for key, uses in seen.items():
                 for use in uses:

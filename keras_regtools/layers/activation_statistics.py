@@ -6,7 +6,13 @@ from keras_regtools.forward.moments import mask_fits
 from keras_regtools.layers.recorder import Recorder
 from keras_regtools.layers.recording import Recording
 from keras_regtools.layers.recording_spec import RecordingSpec
-from keras_regtools.validation import flag
+from keras_regtools.validation import Constraint, flag
+
+_axis = Constraint(
+    "an integer that is not 0, the axis of the samples",
+    lambda v: not isinstance(v, bool) and int(v) == v and v != 0,
+    int,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
@@ -65,7 +71,7 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.axis = axis
+        self.axis = _axis("axis", axis)
         self.before, self.after = before, after
         self.split = flag("split", split)
         spec = RecordingSpec(record, record_every, record_channels, percentiles, before, after)

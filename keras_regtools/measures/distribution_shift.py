@@ -92,6 +92,11 @@ def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
         )
     data = [Batches(x, batch_size=batch_size) for x in (x_train, x_new)]
     old, new = (statistics(batches, View(model)) for batches in data)
+    if not old:
+        raise ValueError(
+            "Expected a model with layers that hold weights and receive numbers. "
+            f"Received: the model {model.name!r}, whose layers with weights receive integers"
+        )
     drifts, spreads = [], []
     for name, (mean, variance) in old.items():
         other, wide = new[name]
@@ -104,7 +109,7 @@ def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
     ]
     layers = tuple(old)
     return DistributionShift(
-        value=max(drifts),
+        value=float(np.max(drifts)),
         verdict="shifted" if any(changed) else "stable",
         begins_at=layers[changed.index(True)] if any(changed) else None,
         layers=layers,
@@ -118,6 +123,8 @@ def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
 
 def _ratio(a, b, alike=0.0):
     """√(a / b); of two zeros what it is for data that are alike."""
+    if math.isnan(a) or math.isnan(b):
+        return math.nan
     if b > 0:
         return math.sqrt(a / b)
     return math.inf if a > 0 else alike

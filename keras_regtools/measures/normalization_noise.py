@@ -132,7 +132,7 @@ def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
         of_noise = np.mean(gamma**2 * variances[-1])
         of_output = np.mean(gamma**2 * variance / (variance + layer.epsilon) + beta**2)
         found.append(layer)
-        rates.append(of_noise / (of_noise + of_output) if of_noise > 0 else 0.0)
+        rates.append(0.0 if of_noise == 0 else of_noise / (of_noise + of_output))
     spreads = np.sqrt([v.mean() for v in variances])
     value = _root_mean_square(spreads)
     # The jackknife: by layer and channel, the variances without each draw.
@@ -165,7 +165,8 @@ def _variance(variance, epsilon, means, variances):
     of_widths = of_widths - np.mean(ratio * np.sqrt(variances), 0) ** 2  # Cauchy and Schwarz: ≥ 0
     found = np.mean(ratio**2, 0) * np.var(means, 0) + np.maximum(of_widths, 0)
     found = found * len(means) / (len(means) - 1)
-    return np.divide(found, variance, out=np.zeros_like(found), where=variance > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(variance == 0, 0.0, found / variance)
 
 
 def _root_mean_square(values):

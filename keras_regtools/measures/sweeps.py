@@ -30,10 +30,16 @@ class Table(Result):
         return pd.DataFrame(list(self.rows)).set_index(next(iter(self.rows[0])))
 
     def __repr__(self):
-        return self.to_frame().to_string(float_format="{:.6g}".format)
+        return self._shown().to_string(float_format="{:.6g}".format) if self.rows else "Table(())"
 
     def _repr_html_(self):
-        return self.to_frame().to_html(float_format="{:.6g}".format)
+        return self._shown().to_html(float_format="{:.6g}".format) if self.rows else "Table(())"
+
+    def _shown(self):
+        """The frame without the numbers of measures that are the same in all rows: settings."""
+        frame = self.to_frame()
+        same = [c for c in frame if "/" in c and len(self.rows) > 1 and frame[c].nunique() == 1]
+        return frame.drop(columns=same)
 
     def scalars(self):
         """The numbers as one flat dict, `row/number`."""

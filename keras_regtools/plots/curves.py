@@ -71,6 +71,7 @@ def _or_infinity(value):
     "loss",
     "val_loss",
     "recalibrated",
+    "recalibrated/",
     "data_loss",
     "val_data_loss",
     caption=_loss_caption,
@@ -177,6 +178,8 @@ def quantities(records, prefix, ax=None):
             values += series
     if not values:
         return note(ax, f"Nothing named {prefix} was recorded.")
+    if not any(map(math.isfinite, values)):
+        return note(ax, f"Of {prefix}, no finite number was measured.")
     over_epochs(ax)
     log_if_wide(ax, values)
     ax.set(title=prefix, ylabel="value")

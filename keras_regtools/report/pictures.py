@@ -21,13 +21,17 @@ def _other_prefixes(records):
     prefixes = {}
     for name in records.names():
         logged = name.startswith(("val_", _TIMES)) or name.endswith(("accuracy", "acc"))
-        whole = name.partition("/")[0]
-        drawn = any(picture.is_of(name) or picture.is_of(whole) for picture in declared())
+        drawn = any(picture.is_of(name) for picture in declared())
         if not drawn and not (logged and "/" not in name.removeprefix(_TIMES)):
             prefixes.setdefault(name.rpartition("/")[0] or name)
     # Of a measure `name` with numbers `name/number`, the value alone is the picture.
-    own = [p for p in prefixes if not any(p.startswith(f"{q}/") for q in prefixes)]
+    values = set(records.names())
+    own = [p for p in prefixes if not any("/" in q and _is_in(p, q) for q in values)]
     return own[:_MOST]
+
+
+def _is_in(prefix, value):
+    return prefix == value or prefix.startswith(f"{value}/")
 
 
 def _of_others(prefix):

@@ -21,7 +21,8 @@ class Views:
         over = "samples of a dataset" if samples is None else f"{samples:,} samples"
         return (
             f"LossSurface(model={self.model.name!r}, {size:,} weights, {over}, "
-            f"batch_size={self.batch_size}, mode={self.mode!r}, penalties={self.penalties})"
+            f"batch_size={self.batch_size}, mode={self.mode!r}, penalties={self.penalties}"
+            f"{', other values of variables held' if self._weights else ''})"
         )
 
     def at(self, weights):
@@ -58,8 +59,23 @@ class Views:
         Returns:
             A `LossSurface` that shares what was traced; the model is not written to.
         """
-        there = copy.copy(self)
-        given = {id(v): ops.convert_to_tensor(value, dtype=v.dtype) for v, value in values}
+        there, known, given = copy.copy(self), {id(v) for v in self.model.variables}, {}
+        try:
+            pairs = [(variable, value) for variable, value in values]
+        except (TypeError, ValueError):
+            pairs = [(None, values)]
+        for variable, value in pairs:
+            if id(variable) not in known:
+                raise ValueError(
+                    "Expected `values` to be pairs of a variable of the model "
+                    f"{self.model.name!r} and its value. Received: {(variable, value)!r}"
+                )
+            if tuple(np.shape(value)) != tuple(variable.shape):
+                raise ValueError(
+                    f"Expected a value of the shape {tuple(variable.shape)} for the variable "
+                    f"{variable.path!r}. Received: shape {tuple(np.shape(value))}"
+                )
+            given[id(variable)] = ops.convert_to_tensor(value, dtype=variable.dtype)
         there._weights = {**self._weights, **given}
         return there
 
@@ -84,7 +100,8 @@ class Views:
         data = data if isinstance(data, Batches) else Batches(data, batch_size=batch_size)
         if "statistics" not in self.shared:
             self.shared["statistics"] = BatchNormStatistics(self.model)
-        return self.holding(self.shared["statistics"](data, self))
+        found = self.shared["statistics"](data, self)
+        return self.holding(found) if found else self
 
     def over(self, x, y=None, sample_weight=None):
         """The same surface over other data, a test set's or a part of its own.
