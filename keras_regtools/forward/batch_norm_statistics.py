@@ -30,6 +30,8 @@ class BatchNormStatistics:
             for layer in all_layers(model)
             if isinstance(layer, keras.layers.BatchNormalization) and (frozen or layer.trainable)
         ]
+        cells = in_loops(model)
+        self._in_loops = [layer.name for layer in self.layers if id(layer) in cells]
         self._watcher = InferenceWatcher(model, self._calls)
 
     def __call__(self, batches, view):
@@ -52,12 +54,10 @@ class BatchNormStatistics:
         """The same as a dict from the places of the layers that were called to two arrays."""
         if not self.layers:
             return {}
-        cells = in_loops(self.model)
-        inside = [layer.name for layer in self.layers if id(layer) in cells]
-        if inside:
+        if self._in_loops:
             raise NotImplementedError(
                 "Expected batch normalization outside of the cells of recurrent layers, which run "
-                f"in a loop. Received: {inside} of the model {self.model.name!r}"
+                f"in a loop. Received: {self._in_loops} of the model {self.model.name!r}"
             )
         totals = self._watcher.pooled(view, batches)
         return {

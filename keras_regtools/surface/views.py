@@ -59,13 +59,13 @@ class Views:
         Returns:
             A `LossSurface` that shares what was traced; the model is not written to.
         """
-        there, known, given = copy.copy(self), {id(v) for v in self.model.variables}, {}
+        there, given = copy.copy(self), {}
         try:
             pairs = [(variable, value) for variable, value in values]
         except (TypeError, ValueError):
             pairs = [(None, values)]
         for variable, value in pairs:
-            if id(variable) not in known:
+            if not self._knows(variable):
                 raise ValueError(
                     "Expected `values` to be pairs of a variable of the model "
                     f"{self.model.name!r} and its value. Received: {(variable, value)!r}"
@@ -78,6 +78,13 @@ class Views:
             given[id(variable)] = ops.convert_to_tensor(value, dtype=variable.dtype)
         there._weights = {**self._weights, **given}
         return there
+
+    def _knows(self, variable):
+        """Whether it is a variable of the model; looked up once, as a walk takes time."""
+        known = self.shared.get("variables", ())
+        if id(variable) not in known:
+            known = self.shared["variables"] = {id(v) for v in self.model.variables}
+        return id(variable) in known
 
     def recalibrated(self, x=None, *, batch_size=256):
         """The same surface where batch normalization has the statistics that belong to the weights.
@@ -95,6 +102,18 @@ class Views:
 
         Raises:
             TypeError: data that cannot be read twice.
+            NotImplementedError: batch normalization inside the cells of a recurrent layer.
+
+        Example:
+
+        >>> import keras, numpy as np
+        >>> from keras_regtools import LossSurface
+        >>> norm = keras.layers.BatchNormalization(epsilon=0.0)
+        >>> model = keras.Sequential([keras.Input((1,)), norm])
+        >>> x = np.array([[1.0], [3.0]])  # mean 2, standard deviation 1
+        >>> surface = LossSurface(model, x, np.zeros((2, 1)), loss="mse")
+        >>> round(surface.value(), 4), round(surface.recalibrated(x).value(), 4)
+        (5.0, 1.0)
         """
         data = self.data if x is None else x
         data = data if isinstance(data, Batches) else Batches(data, batch_size=batch_size)
