@@ -121,3 +121,14 @@ def test_data_that_do_not_fit_are_told_by_their_shape():
     x = X[:, 0]
     with pytest.raises(ValueError, match=r"Received: x of shape \(24, 2\), which gave: "):
         rt.measures.distribution_shift(model, x, x[:, :2])
+
+
+def test_dead_channels_are_those_of_the_channel_axis():
+    """The first of four is: its bias is far below zero."""
+    convolution = layers.Conv1D(4, 2, data_format="channels_first", name="conv")
+    ends = [layers.ReLU(), layers.Flatten(), layers.Dense(1, name="dense")]
+    model = keras.Sequential([keras.Input((3, 5)), convolution, *ends])
+    convolution.bias.assign([-100.0, 9.0, 9.0, 9.0])
+    surface = rt.LossSurface(model, X.transpose(0, 2, 1), Y, loss="mse")
+    flow = rt.measures.gradient_flow(surface)
+    assert flow.dead_shares[flow.layers.index("conv")] == 0.25
