@@ -1,4 +1,4 @@
-"""Whatever `fit` takes, as repeatable batches that know how many samples they hold."""
+"""Internal: whatever `fit` takes, as repeatable batches that know how many samples they hold."""
 
 import functools
 

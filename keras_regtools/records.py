@@ -14,6 +14,12 @@ import numpy as np
 
 from keras_regtools import validation
 
+__all__ = ["Record", "Records", "RecordsFile", "of_run", "read"]
+
+
+def __dir__():
+    return __all__
+
 
 class Record(NamedTuple):
     """One value of one quantity: a float, or a list of floats with one entry per channel."""

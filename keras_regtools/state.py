@@ -1,4 +1,4 @@
-"""State that we add to a model: among its `variables`, never among its `weights`."""
+"""Internal: state that we add to a model: among its `variables`, never among its `weights`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Checks of single arguments: each says what was expected and what was received.
+"""Internal: checks of single arguments: each says what was expected and what was received.
 
 A `Constraint` is data: it tells what it expects, and can be declared beside a parameter.
 """

@@ -6,6 +6,22 @@ import keras
 import numpy as np
 from keras import ops
 
+__all__ = [
+    "axpy",
+    "dot",
+    "flatten",
+    "norm",
+    "random_normal",
+    "random_uniform",
+    "scaled",
+    "size",
+    "unflatten",
+]
+
+
+def __dir__():
+    return __all__
+
 
 def dot(a, b):
     """Inner product of two vectors, as a Python float."""

@@ -1,6 +1,7 @@
 """The house of CONTRIBUTING.md: each room imports only the rooms below it, and stays small."""
 
 import ast
+import importlib
 import pathlib
 import re
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_regtools"
 FILES = sorted(PACKAGE.rglob("*.py"))
-EVERYWHERE = {"keras", "numpy", "validation", "version"}
+EVERYWHERE = {"keras", "numpy", "validation", "keras_internals", "version"}
+INSIDES = re.compile(  # what only keras_internals.py may name
+    r"\.train_function\b|\._trainable_variables\b|_var_key|SerializableDict|object\.__delattr__|keras_history"
+)
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 
 
@@ -60,7 +64,11 @@ def imports(path):
 
 
 def inner_files():
-    return [path for path in FILES if room_of(path) not in ("__init__", "version", "validation")]
+    return [
+        path
+        for path in FILES
+        if room_of(path) not in ("__init__", "version", "validation", "keras_internals")
+    ]
 
 
 def test_the_table_and_the_rooms_are_the_same():
@@ -106,6 +114,8 @@ def test_heavy_packages_are_imported_inside_functions(path):
 def test_only_the_backend_names_a_framework_and_nobody_names_keras_insides(path):
     source = path.read_text("utf-8")
     assert "keras.src" not in source
+    if path.name != "keras_internals.py":
+        assert not INSIDES.findall(source)
     if room_of(path) != "backend":
         assert not FRAMEWORKS & {name for name, _ in imports(path)}
 
@@ -134,6 +144,15 @@ def public_objects():
 def test_every_public_name_is_documented(value):
     assert value.__doc__
     assert value.__doc__.strip().split("\n\n")[0].endswith(".")
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "validation", "keras_internals"])
+def test_what_is_internal_says_so_and_completion_shows_what_is_public(room):
+    module = importlib.import_module(f"keras_regtools.{room}")
+    public = room in importlib.import_module("keras_regtools").__all__
+    assert module.__doc__.startswith("Internal: ") != public
+    if public:
+        assert sorted(dir(module)) == sorted(module.__all__)
 
 
 def test_importing_adds_nothing_heavy_to_what_keras_brings():

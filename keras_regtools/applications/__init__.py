@@ -5,3 +5,7 @@ from keras_regtools.applications.lenet import lenet5
 from keras_regtools.applications.vgg import vgg, vgg16
 
 __all__ = ["c1", "c2", "f1", "lenet5", "vgg", "vgg16"]
+
+
+def __dir__():
+    return __all__

@@ -1,4 +1,4 @@
-"""The only room that names tensorflow, jax or torch: derivatives and compilation, one file each.
+"""Internal: the only room that names tensorflow, jax or torch; derivatives and compilation.
 
 Every backend offers the same functions. The first three turn a scalar function
 `fn(params, *args)`, where `params` is a list of tensors and `args` are passed through without

@@ -19,6 +19,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     squared_norms,
     traced_function,
 )
+from keras_regtools.keras_internals import make_step, set_train_step, shadow, unshadow
 
 
 def jit(fn):
@@ -85,16 +86,11 @@ def watch_steps(model, due, watch):
 
     def compiled():
         # `jax.jit` knows functions again that are equal, as bound methods are.
-        own = vars(model).get("train_step")
-        object.__setattr__(model, "train_step", functools.partial(model.train_step))
+        own = shadow(model, "train_step", functools.partial(model.train_step))
         try:
-            model.make_train_function(force=True)
+            return make_step(model)
         finally:
-            if own is None:
-                object.__delattr__(model, "train_step")
-            else:
-                object.__setattr__(model, "train_step", own)
-        return model.train_function
+            unshadow(model, "train_step", own)
 
     watched, plain, calls = compiled(), compiled(), itertools.count()
 
@@ -103,7 +99,7 @@ def watch_steps(model, due, watch):
         watch(here)
         return (watched if here else plain)(state, data)
 
-    model.train_function = step
+    set_train_step(model, step)
 
 
 def _is_traced(condition):

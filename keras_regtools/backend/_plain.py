@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_regtools.keras_internals import make_step
+
 
 def replicas(variable):
     return [np.array(ops.convert_to_numpy(variable))]
@@ -70,7 +72,7 @@ def assign_row(variable, index, value, assigned):
 
 def watch_steps(model, due, watch):
     """The compiled training step anew, watched in every call: what is not due, it leaves out."""
-    model.make_train_function(force=True)
+    make_step(model)
 
 
 class StepAccumulator:

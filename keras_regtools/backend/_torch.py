@@ -19,6 +19,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     squared_norms,
     traced_function,
 )
+from keras_regtools.keras_internals import make_step, set_train_step
 
 
 def jit(fn):
@@ -130,14 +131,13 @@ def conditional_assign(condition, update, variables, others, given, assigned):
 
 def watch_steps(model, due, watch):
     """Each step is a call of Python, which need not even count where nothing is due."""
-    model.make_train_function(force=True)
-    made, calls = model.train_function, itertools.count()
+    made, calls = make_step(model), itertools.count()
 
     def step(data):
         watch(due(next(calls)))
         return made(data)
 
-    model.train_function = step
+    set_train_step(model, step)
 
 
 class StepAccumulator(_plain.StepAccumulator):

@@ -21,3 +21,7 @@ __all__ = [
     "Sharpness",
     "WeightTrajectory",
 ]
+
+
+def __dir__():
+    return __all__

@@ -10,6 +10,7 @@ from keras_regtools import backend
 from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs, read_iteration
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.forward import names_of
+from keras_regtools.keras_internals import set_train_step
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import (
     ROWS,
@@ -185,4 +186,4 @@ def _release(model, optimizer, hook):
     """Take the hook out again, also of the compiled step."""
     remove_hook(optimizer, hook)
     if model() is not None:
-        model().train_function = None
+        set_train_step(model(), None)

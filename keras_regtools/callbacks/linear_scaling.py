@@ -6,6 +6,7 @@ import weakref
 
 from keras_regtools import validation
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
+from keras_regtools.keras_internals import schedule_of
 from keras_regtools.training import (
     SCALED,
     RateScaling,
@@ -18,7 +19,6 @@ from keras_regtools.training import (
     end,
     held_optimizers,
     remake_step,
-    schedule_of,
     take_out,
     training_optimizer,
     warmup_factor,

@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import records
-from keras_regtools.training import base_optimizers, iteration, training_optimizer
+from keras_regtools.keras_internals import iteration
+from keras_regtools.training import base_optimizers, training_optimizer
 from keras_regtools.validation import one_of
 
 

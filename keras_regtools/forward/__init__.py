@@ -1,4 +1,4 @@
-"""Look inside a forward pass: override calls, walk layers, watch and pool what flows."""
+"""Internal: look inside a forward pass: override calls, walk layers, watch and pool what flows."""
 
 from keras_regtools.forward.batch_norm_statistics import BatchNormStatistics
 from keras_regtools.forward.input_statistics import InputStatistics

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 
+from keras_regtools.keras_internals import shadow, unshadow
+
 
 @contextlib.contextmanager
 def overridden(calls):
@@ -16,15 +18,11 @@ def overridden(calls):
     before = []
     try:
         for layer, function in calls:
-            before.append((layer, vars(layer).get("call")))
-            object.__setattr__(layer, "call", function)
+            before.append((layer, shadow(layer, "call", function)))
         yield
     finally:
         for layer, call in reversed(before):  # a block may stand inside another
-            if call is None:
-                object.__delattr__(layer, "call")
-            else:
-                object.__setattr__(layer, "call", call)
+            unshadow(layer, "call", call)
 
 
 def watched(layer, see, call=None):

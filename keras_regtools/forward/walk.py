@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_regtools.keras_internals import members
+
 
 def all_layers(model):
     """Every layer inside a model, at any depth, wrapped ones included, each once and in order."""
@@ -9,12 +11,10 @@ def all_layers(model):
 
     def visit(owner):
         own = owner.layers if isinstance(owner, keras.Model) else []
-        for value in [own, *vars(owner).values()]:
-            members = list(value.values()) if isinstance(value, dict) else value
-            for layer in members if isinstance(members, (list, tuple, set)) else [members]:
-                if isinstance(layer, keras.layers.Layer) and id(layer) not in found:
-                    found[id(layer)] = layer
-                    visit(layer)
+        for layer in [*own, *members(owner)]:
+            if isinstance(layer, keras.layers.Layer) and id(layer) not in found:
+                found[id(layer)] = layer
+                visit(layer)
 
     found[id(model)] = model
     visit(model)

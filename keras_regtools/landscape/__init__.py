@@ -21,3 +21,7 @@ __all__ = [
     "principal_directions",
     "random_directions",
 ]
+
+
+def __dir__():
+    return __all__

@@ -4,3 +4,7 @@ from keras_regtools.layers.activation_statistics import ActivationStatistics
 from keras_regtools.layers.batch_normalization import InstrumentedBatchNormalization
 
 __all__ = ["ActivationStatistics", "InstrumentedBatchNormalization"]
+
+
+def __dir__():
+    return __all__

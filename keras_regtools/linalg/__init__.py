@@ -1,4 +1,4 @@
-"""Linear algebra on a symmetric matrix that is known only by its products.
+"""Internal: linear algebra on a symmetric matrix that is known only by its products.
 
 A matrix is a callable from `(k, n)` to `(k, n)`: it multiplies each row. Vectors are rows of numpy
 arrays in the precision of the products; scalars are Python floats. Nothing here knows of models.

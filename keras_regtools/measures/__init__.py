@@ -1,5 +1,6 @@
 """Measures: a function of a `LossSurface`, a result that carries its doubt."""
 
+from keras_regtools.measures.asam import asam_sharpness
 from keras_regtools.measures.average_case import AverageSharpness, average_sharpness
 from keras_regtools.measures.covariate_shift import (
     InternalCovariateShift,
@@ -17,11 +18,13 @@ from keras_regtools.measures.pac_bayes import PACBayesSharpness, pac_bayes_sharp
 from keras_regtools.measures.recalibrated import RecalibratedLoss, recalibrated_loss
 from keras_regtools.measures.relative_flatness import RelativeFlatness, relative_flatness
 from keras_regtools.measures.result import Result
-from keras_regtools.measures.sam import SAMSharpness, asam_sharpness, sam_sharpness
+from keras_regtools.measures.sam import SAMSharpness, sam_sharpness
 from keras_regtools.measures.smoothness import GradientSmoothness, gradient_smoothness
 from keras_regtools.measures.sweeps import Table, by_checkpoint, by_layer
 from keras_regtools.measures.trace import HessianTrace, hessian_trace
-from keras_regtools.measures.weights import WeightDistance, weight_distance, weight_norm
+from keras_regtools.measures.weight_distance import weight_distance
+from keras_regtools.measures.weight_norm import weight_norm
+from keras_regtools.measures.weights import WeightDistance
 from keras_regtools.measures.worst_case import WorstSharpness, worst_sharpness
 
 __all__ = [
@@ -68,3 +71,7 @@ __all__ = [
     "weight_norm",
     "worst_sharpness",
 ]
+
+
+def __dir__():
+    return __all__

@@ -3,13 +3,11 @@
 import dataclasses
 import math
 
-from keras import ops
-
 from keras_regtools import vectors
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.per_batch import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
-from keras_regtools.validation import non_negative, positive, positive_integer
+from keras_regtools.validation import positive, positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,47 +60,19 @@ def sam_sharpness(surface, *, rho=0.05, m=None):
     >>> round(sam_sharpness(surface).value, 4)  # 2.05² − 2²
     0.2025
     """
-    return _sharpness(surface, rho, m, None)
+    return rise_by_a_step(surface, rho, m, None)
 
 
-@measure("loss", "asam", rho=positive, eta=non_negative, m=positive_integer)
-def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
-    """The rise of the loss by a step that is scaled by the weights: L(w + ρ T²g/‖T g‖) − L(w).
-
-    T = |w| + η for kernels and 1 for what has one axis or none, as biases: the adaptive sharpness
-    of [Kwon et al., 2021](https://arxiv.org/abs/2102.11600), which a rescaling of the weights that
-    leaves the function alone does not change, but for η.
+def rise_by_a_step(surface, rho, m, scale):
+    """The rise by a step of length `rho` up the gradient, in coordinates that `scale` stretches.
 
     Args:
-        surface: A `LossSurface`.
-        rho: Length of the step in the scaled coordinates; 0.5 in the paper.
-        eta: What is added to |w|; 0.01 in the paper.
-        m: As for `sam_sharpness`.
+        surface, rho, m: As in `sam_sharpness`.
+        scale: A function that gives the stretch of a weight tensor, or `None` for none.
 
     Returns:
         A `SAMSharpness`.
-
-    Raises:
-        ValueError: `rho` or `m` that is not positive, `eta` below zero, or `m` for a dataset.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_regtools import LossSurface
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.set_weights([np.array([[2.0]])])
-    >>> surface = LossSurface(model, np.array([[1.0]]), np.array([0.0]), loss="mse")
-    >>> round(asam_sharpness(surface, rho=0.1, eta=0.0).value, 4)  # 2.2² − 2²
-    0.84
     """
-
-    def scale(w):
-        return ops.abs(w) + eta if len(w.shape) > 1 else ops.ones_like(w)
-
-    return _sharpness(surface, rho, m, scale)
-
-
-def _sharpness(surface, rho, m, scale):
     params = loss_surface(surface).params
     rises, losses, counts = [], [], []
     for part, count in parts_of(surface, m):

@@ -1,4 +1,4 @@
-"""Where the weights are, beside how flat it is there: their length, and how far they came."""
+"""Weights as a vector: its length, and other weights of the same structure."""
 
 import dataclasses
 
@@ -6,8 +6,7 @@ import keras
 import numpy as np
 
 from keras_regtools import vectors
-from keras_regtools.measures.declaration import measure
-from keras_regtools.measures.result import Result, loss_surface, origin
+from keras_regtools.measures.result import Result, origin
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,58 +28,6 @@ class WeightDistance(Result):
     mode: str
     penalties: bool
     samples: int | None
-
-
-@measure("length of the weights", "weight_norm")
-def weight_norm(surface):
-    """The Euclidean norm of the weights, ‖w‖.
-
-    Args:
-        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
-
-    Returns:
-        A `WeightDistance`.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_regtools import LossSurface
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.set_weights([np.array([[3.0], [4.0]])])
-    >>> weight_norm(LossSurface(model, np.ones((1, 2)), np.ones(1), loss="mse")).value
-    5.0
-    """
-    return _distance(surface, loss_surface(surface).params, None)
-
-
-@measure("length of the weights", "weight_distance")
-def weight_distance(surface, start):
-    """The distance of the weights from others, ‖w − w₀‖: the initial ones, say.
-
-    Args:
-        surface: A `LossSurface`, of all weights or, with `layers=`, of some.
-        start: The other weights: a model of the same structure, a list of arrays as
-            `model.get_weights()` gives them, or one like `surface.params`.
-
-    Returns:
-        A `WeightDistance`.
-
-    Raises:
-        TypeError: neither a model nor a list.
-        ValueError: weights of another structure.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_regtools import LossSurface
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.set_weights([np.array([[3.0], [4.0]])])
-    >>> surface = LossSurface(model, np.ones((1, 2)), np.ones(1), loss="mse")
-    >>> weight_distance(surface, [np.array([[3.0], [1.0]])]).value
-    3.0
-    """
-    there, _ = weights_of(loss_surface(surface), start, "start")
-    return _distance(surface, vectors.axpy(-1.0, there, surface.params), there)
 
 
 def weights_of(surface, other, name):
@@ -121,12 +68,13 @@ def weights_of(surface, other, name):
     return [keras.ops.convert_to_tensor(w, v.dtype) for w, v in pairs], others
 
 
-def _distance(surface, vector, start):
-    length = vectors.norm(vector)
-    reference = length if start is None else vectors.norm(start)
+def length(surface, vector, start=None):
+    """A `WeightDistance` of a vector, relative to the length of another or its own."""
+    norm = vectors.norm(vector)
+    reference = norm if start is None else vectors.norm(start)
     return WeightDistance(
-        value=length,
-        relative=length / reference if reference > 0 else float("nan"),
+        value=norm,
+        relative=norm / reference if reference > 0 else float("nan"),
         largest=max(float(np.max(np.abs(keras.ops.convert_to_numpy(t)))) for t in vector),
         size=vectors.size(vector),
         **origin(surface),

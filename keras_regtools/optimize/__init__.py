@@ -1,4 +1,4 @@
-"""Maximize a function in a box or a ball; nothing here knows of models."""
+"""Internal: maximize a function in a box or a ball; nothing here knows of models."""
 
 from keras_regtools.optimize.lbfgsb_in_box import lbfgsb, minimize_in_unit_box
 from keras_regtools.optimize.objective import NotFinite, Objective

@@ -31,3 +31,7 @@ __all__ = [
     "sharpness",
     "surface",
 ]
+
+
+def __dir__():
+    return __all__

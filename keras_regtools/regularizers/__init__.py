@@ -4,3 +4,7 @@ from keras_regtools.regularizers.l1_l2 import L1, L1L2, L2
 from keras_regtools.regularizers.totals import penalties
 
 __all__ = ["L1", "L1L2", "L2", "penalties"]
+
+
+def __dir__():
+    return __all__

@@ -4,3 +4,7 @@ from keras_regtools.report.page import Page, write
 from keras_regtools.report.relief import write_surface
 
 __all__ = ["Page", "write", "write_surface"]
+
+
+def __dir__():
+    return __all__

@@ -1,4 +1,4 @@
-"""A copy of a model with layers exchanged and weights kept; and moving statistics made anew."""
+"""Internal: copies of a model with layers exchanged and weights kept; `recalibrate`."""
 
 from keras_regtools.surgery.instrument import instrument
 from keras_regtools.surgery.recalibrate import recalibrate

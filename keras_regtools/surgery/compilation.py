@@ -3,6 +3,13 @@
 import keras
 from keras import ops, tree
 
+from keras_regtools.keras_internals import (
+    NOT_DECAYED,
+    OF_VARIABLES,
+    compile_arguments,
+    is_schedule,
+    variable_key,
+)
 from keras_regtools.training import base_optimizers, hand_on
 
 
@@ -19,7 +26,7 @@ def copy_compilation(model, new, variables=(), **changes):
     """
     if not model.compiled:
         return
-    given = _compile_arguments(model)
+    given = compile_arguments(model)
     metrics = {
         name: tree.map_structure(_fresh, given[name]) for name in ("metrics", "weighted_metrics")
     }
@@ -57,45 +64,28 @@ def _made_anew(optimizer, variables):
         del config["inner_optimizer"]
         return type(optimizer)(inner, **config)
     # A schedule is shared: it may be the user's own, and holds no state.
-    rate = next((v for n, v in vars(optimizer).items() if _is_schedule(v, n)), None)
+    rate = next((v for n, v in vars(optimizer).items() if is_schedule(n, v)), None)
     config = settings_of(optimizer)
     if rate is not None:
         config["learning_rate"] = rate
     return type(optimizer).from_config(config)
 
 
-def _is_schedule(value, name=""):
-    if name == "_learning_rate" and callable(value) and not isinstance(value, keras.Variable):
-        return True  # a function of the user's
-    return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
-
-
 def settings_of(optimizer):
     """The configuration of an optimizer; its schedule, which may have none, counts as a rate."""
     seen = object.__new__(type(optimizer))
-    schedules = {n: 0.0 for n, value in vars(optimizer).items() if _is_schedule(value, n)}
+    schedules = {n: 0.0 for n, value in vars(optimizer).items() if is_schedule(n, value)}
     object.__setattr__(seen, "__dict__", {**vars(optimizer), **schedules})
     return seen.get_config()
 
 
-# What an optimizer keeps of the variables that it was built for, and what is ours.
-_OF_VARIABLES = {
-    "_built",
-    "_exclude_from_weight_decay_cache",
-    "_lock",
-    "_trainable_variables_indices",
-    "apply",
-    "built",
-}
-
-
 def _copy_settings(optimizer, new, variables):
     """What was set on an optimizer after it was made is in no configuration."""
-    keys = {optimizer._var_key(old): new._var_key(copy) for old, copy in variables}
+    keys = {variable_key(optimizer, old): variable_key(new, copy) for old, copy in variables}
     for name, value in vars(optimizer).items():
-        if name in _OF_VARIABLES or _holds_variables(value) or _is_schedule(value, name):
+        if name in OF_VARIABLES or _holds_variables(value) or is_schedule(name, value):
             continue
-        if name == "_exclude_from_weight_decay":
+        if name == NOT_DECAYED:
             value = {keys[key] for key in value if key in keys}
         if name not in vars(new) or (_is_plain(value) and vars(new)[name] != value):
             object.__setattr__(new, name, value)
@@ -114,12 +104,6 @@ def _is_plain(value):
     if isinstance(value, (list, tuple, set)):
         return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str)) or hasattr(value, "pattern")
-
-
-def _compile_arguments(model):
-    """The arguments of `compile` as they were given: the user's own functions need no names."""
-    kept = (v.config for v in vars(model).values() if type(v).__name__ == "SerializableDict")
-    return next(arguments for arguments in kept if "weighted_metrics" in arguments)
 
 
 def _fresh(metric):

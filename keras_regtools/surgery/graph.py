@@ -3,6 +3,7 @@
 import keras
 
 from keras_regtools.forward import channel_axis, unwrapped
+from keras_regtools.keras_internals import connections
 from keras_regtools.layers import ActivationStatistics
 
 CONVOLUTIONS = (
@@ -73,14 +74,7 @@ class Graph:
             edges = list(zip(uses, uses[1:], strict=False))
             outputs = uses[-1:]
         else:
-            config = model.get_config()
-            edges = [
-                (source, (layer["name"], number))
-                for layer in config["layers"]
-                for number, node in enumerate(layer["inbound_nodes"])
-                for source in _sources(node)
-            ]
-            outputs = list(_uses(config["output_layers"]))
+            edges, outputs = connections(model)
         self._next_uses = {}
         for source, target in edges:
             self._next_uses.setdefault(source, []).append(target)
@@ -226,26 +220,3 @@ def activation_name(layer):
         name = getattr(layer.activation, "__name__", None)
         return None if name == "linear" else name
     return type(layer).__name__.lower() if isinstance(layer, ACTIVATIONS) else None
-
-
-def _sources(nodes):
-    if isinstance(nodes, dict):
-        if nodes.get("class_name") == "__keras_tensor__":
-            yield tuple(nodes["config"]["keras_history"][:2])
-        else:
-            for key, value in nodes.items():
-                if key != "mask":  # which comes from far above
-                    yield from _sources(value)
-    elif isinstance(nodes, (list, tuple)):
-        for value in nodes:
-            yield from _sources(value)
-
-
-def _uses(outputs):
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if len(outputs) == 3 and isinstance(outputs[0], str):
-        yield tuple(outputs[:2])
-    else:
-        for value in outputs:
-            yield from _uses(value)

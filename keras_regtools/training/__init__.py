@@ -1,4 +1,4 @@
-"""What happens inside a training step: hooks around `optimizer.apply`, rates that change there."""
+"""Internal: what happens inside a training step: hooks around `optimizer.apply`, scaled rates."""
 
 from keras_regtools.training.fit import bind, end, release, remake_step, watch_steps
 from keras_regtools.training.gradients import ROWS, GradientHook
@@ -7,7 +7,6 @@ from keras_regtools.training.optimizer_hooks import (
     add_hook,
     base_optimizers,
     held_optimizers,
-    iteration,
     remove_hook,
     training_optimizer,
 )
@@ -17,7 +16,6 @@ from keras_regtools.training.scaling import (
     ScaledSchedule,
     ScheduleCorrection,
     hand_on,
-    schedule_of,
     take_out,
     warmup_factor,
 )
@@ -36,11 +34,9 @@ __all__ = [
     "end",
     "hand_on",
     "held_optimizers",
-    "iteration",
     "release",
     "remake_step",
     "remove_hook",
-    "schedule_of",
     "take_out",
     "training_optimizer",
     "velocities",

@@ -3,6 +3,13 @@
 import weakref
 
 from keras_regtools import backend
+from keras_regtools.keras_internals import (
+    make_step,
+    set_train_step,
+    shadow,
+    shadowed,
+    unshadow,
+)
 
 
 class _Bound:
@@ -27,7 +34,7 @@ class _Bound:
 
 
 def _of(model):
-    return vars(model).get("make_train_function")
+    return shadowed(model, "make_train_function")
 
 
 def bind(model, undo):
@@ -35,7 +42,7 @@ def bind(model, undo):
     bound = _of(model)
     if bound is None:
         bound = _Bound(model)
-        object.__setattr__(model, "make_train_function", bound)
+        shadow(model, "make_train_function", bound)
     bound.undo.append(undo)
 
 
@@ -43,10 +50,10 @@ def release(model):
     """Undo what is bound to a model, at the end of its fit or after one that was cut off."""
     bound = _of(model)
     if bound is not None:
-        object.__delattr__(model, "make_train_function")
+        unshadow(model, "make_train_function")
         for undo in bound.undo:
             undo()
-        model.train_function = None
+        set_train_step(model, None)
 
 
 def end(model, undo):
@@ -70,4 +77,4 @@ def remake_step(model):
     if bound is not None and bound.watched is not None:
         backend.watch_steps(model, *bound.watched)
     else:
-        model.make_train_function(force=True)
+        make_step(model)

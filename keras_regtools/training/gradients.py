@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_regtools import backend
-from keras_regtools.training.optimizer_hooks import iteration, known_variables
+from keras_regtools.keras_internals import iteration, known_variables
 
 ROWS = ("gradient_norm", "clipped_norm", "weight_norm", "update_norm", "update_ratio")
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_regtools.keras_internals import members, shadow, shadowed, unshadow
+
 
 def base_optimizers(optimizer):
     """The optimizers that make the updates, behind loss scaling and groups of variables."""
@@ -22,11 +24,9 @@ def held_optimizers(model):
         List of optimizers, the compiled one first if there is one.
     """
     found = {}
-    for value in [getattr(model, "optimizer", None), *vars(model).values()]:
-        members = list(value.values()) if isinstance(value, dict) else value
-        for member in members if isinstance(members, (list, tuple)) else [members]:
-            if isinstance(member, keras.optimizers.Optimizer):
-                found[id(member)] = member
+    for member in [getattr(model, "optimizer", None), *members(model)]:
+        if isinstance(member, keras.optimizers.Optimizer):
+            found[id(member)] = member
     return list(found.values())
 
 
@@ -43,16 +43,6 @@ def _has_stepped(optimizer):
     return any(int(ops.convert_to_numpy(v)) > 0 for v in counted)
 
 
-def known_variables(optimizer):
-    """The variables that an optimizer was built for, in its own order."""
-    return vars(optimizer)["_trainable_variables"]
-
-
-def iteration(optimizer):
-    """The variable that counts the steps, those that only accumulate gradients included."""
-    return next(v for v in optimizer.variables if v.name == "iteration")
-
-
 def add_hook(optimizer, hook):
     """Call `hook(optimizer)` before each `optimizer.apply`, inside a compiled step too.
 
@@ -60,23 +50,23 @@ def add_hook(optimizer, hook):
     them instead, before and after; `after` gets what `before` gave.
 
     `apply` is shadowed on this instance alone. A step that is compiled already does not see the
-    hook: drop it with `model.make_train_function(force=True)`.
+    hook: drop it with `keras_internals.make_step`.
     """
-    hooks = vars(optimizer).get("apply")
+    hooks = shadowed(optimizer, "apply")
     if hooks is None:
         hooks = _Hooked(optimizer)
-        object.__setattr__(optimizer, "apply", hooks)
+        shadow(optimizer, "apply", hooks)
     hooks.hooks.append(hook)
 
 
 def remove_hook(optimizer, hook):
     """Undo `add_hook`; nothing happens if the hook is not there."""
-    hooks = vars(optimizer).get("apply")
+    hooks = shadowed(optimizer, "apply")
     if hooks is None or hook not in hooks.hooks:
         return
     hooks.hooks.remove(hook)
     if not hooks.hooks:
-        object.__delattr__(optimizer, "apply")
+        unshadow(optimizer, "apply")
 
 
 class _Hooked:

@@ -5,8 +5,9 @@ import weakref
 import keras
 from keras import ops
 
+from keras_regtools.keras_internals import iteration, schedule_of, set_train_step
 from keras_regtools.training.momentum import correct_momentum
-from keras_regtools.training.optimizer_hooks import iteration, remove_hook
+from keras_regtools.training.optimizer_hooks import remove_hook
 
 
 def warmup_factor(step, factor, warmup_steps):
@@ -26,12 +27,6 @@ def warmup_factor(step, factor, warmup_steps):
         return ops.ones_like(ops.cast(step, "float32")) * factor
     done = ops.clip(ops.cast(step, "float32") / warmup_steps, 0.0, 1.0)
     return 1.0 + (factor - 1.0) * done
-
-
-def schedule_of(optimizer):
-    """The learning-rate schedule an optimizer was built with, or `None` if its rate is a number."""
-    kinds = keras.optimizers.schedules.LearningRateSchedule
-    return next((value for value in vars(optimizer).values() if isinstance(value, kinds)), None)
 
 
 # What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
@@ -137,4 +132,4 @@ def take_out(model, optimizer, hook, schedule):
     if schedule is not None:
         optimizer.learning_rate = schedule
     if model() is not None:
-        model().train_function = None
+        set_train_step(model(), None)

@@ -4,3 +4,7 @@ from keras_regtools.tuner.hypermodel import RegularizationHyperModel
 from keras_regtools.tuner.results import table
 
 __all__ = ["RegularizationHyperModel", "table"]
+
+
+def __dir__():
+    return __all__
