@@ -4,15 +4,21 @@ Files hold one JSON object a line, so a run that was cut off leaves everything u
 epoch and any tool can read it. NaN and the infinities are written as strings, since JSON has none.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from keras_regtools import validation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Record", "Records", "RecordsFile", "of_run", "read"]
 
@@ -41,7 +47,7 @@ class Records:
     ([0], [0.5])
     """
 
-    def __init__(self, rows=()):
+    def __init__(self, rows: Sequence[Sequence[Any]] = ()) -> None:
         self.rows = [Record(*row) for row in rows]
         self.claims = set()  # what a callback of this run already takes care of
         self.earlier = {}  # what the callbacks of a run that goes on had kept
@@ -54,14 +60,14 @@ class Records:
     def _repr_html_(self):
         return self.to_frame().to_html(max_rows=20)
 
-    def add(self, epoch, step, values):
+    def add(self, epoch: int, step: int, values: Mapping[str, Any]) -> None:
         """Add one record for each number of the dict `values`; what is no number is left out."""
         plain = {name: _plain(value) for name, value in values.items()}
         new = [Record(int(epoch), int(step), n, v) for n, v in plain.items() if v is not None]
         self.rows.extend(new)
         self._tell(lambda sink: sink.append(new))
 
-    def keep(self, name, value):
+    def keep(self, name: str, value: Any) -> None:
         """Keep what a callback must know to go on in another process, beside the records.
 
         Args:
@@ -71,11 +77,11 @@ class Records:
         self._kept[name] = value
         self._tell(lambda sink: sink.keep(name, value))
 
-    def write_to(self, path):
+    def write_to(self, path: str | os.PathLike[str]) -> None:
         """Write all records to the file `path` now and every later one as it comes."""
         self.sink_into(RecordsFile(path))
 
-    def sink_into(self, sink):
+    def sink_into(self, sink: Any) -> None:
         """Give a sink all records now and every later one as it comes.
 
         Args:
@@ -86,7 +92,7 @@ class Records:
             sink.keep(name, value)
         self._sinks.append(sink)
 
-    def leave(self, sink):
+    def leave(self, sink: Any) -> None:
         """Write no longer into a sink."""
         self._sinks = [other for other in self._sinks if other is not sink]
 
@@ -94,22 +100,22 @@ class Records:
         for sink in self._sinks:
             what(sink)
 
-    def names(self):
+    def names(self) -> list[str]:
         """The names of the recorded quantities, in the order of their first record."""
         return list(dict.fromkeys(row.name for row in self.rows))
 
-    def series(self, name, by="epoch"):
+    def series(self, name: str, by: str = "epoch") -> tuple[list[int], list[Any]]:
         """`(epochs, values)` of one quantity, the last value of each epoch (or of each step)."""
         latest = {getattr(row, by): row.value for row in self.rows if row.name == name}
         keys = sorted(latest)
         return keys, [latest[key] for key in keys]
 
-    def last(self, name, default=math.nan):
+    def last(self, name: str, default: float = math.nan) -> Any:
         """The newest value of a quantity."""
         values = self.series(name)[1]
         return values[-1] if values else default
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """A pandas `DataFrame` with the columns epoch, step, name and value."""
         import pandas as pd
 
@@ -123,20 +129,20 @@ class RecordsFile:
         path: Where it is, or shall be.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
 
-    def begin(self, rows):
+    def begin(self, rows: list[Record]) -> None:
         """Write these rows in place of what there is, all of them or none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, "".join(_lines(rows)))
 
-    def append(self, rows):
+    def append(self, rows: list[Record]) -> None:
         """Add rows at the end."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(_lines(rows))
 
-    def keep(self, name, value):
+    def keep(self, name: str, value: Any) -> None:
         """There is no place for it here."""
 
 
@@ -161,7 +167,7 @@ def write_whole(path, content):
 
 
 @validation.checked(path=validation.path)
-def read(path):
+def read(path: str | os.PathLike[str]) -> Records:
     """Read the records of a file that `Records.write_to` wrote; a torn last line is left out.
 
     Raises:
@@ -199,7 +205,7 @@ def _is_torn(line):
 _BEGIN = '{"epoch": '
 
 
-def of_run(params):
+def of_run(params: Any) -> Records:
     """The records shared by all callbacks of one fit.
 
     Keras gives the callbacks of a fit one and the same `params` dict, whatever their order, and a

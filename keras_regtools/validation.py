@@ -9,8 +9,11 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,7 @@ verbosity = Constraint(
 )
 
 
-def checked(**constraints):
+def checked(**constraints: Any) -> Callable[[_Function], _Function]:
     """Check the arguments of a function at each call.
 
     Args:
@@ -142,7 +145,7 @@ def checked(**constraints):
             the value that gives the value or raises. `None` is allowed where it is the default.
     """
 
-    def declare(function):
+    def declare(function: _Function) -> _Function:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
@@ -158,7 +161,7 @@ def checked(**constraints):
                     given.arguments[name] = constraint(name, value)
             return function(*given.args, **given.kwargs)
 
-        return call
+        return cast(_Function, call)
 
     return declare
 

@@ -1,6 +1,10 @@
 """Arithmetic on parameter vectors: lists of tensors, one per variable."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,12 +27,12 @@ def __dir__():
     return __all__
 
 
-def dot(a, b):
+def dot(a: Sequence[Any], b: Sequence[Any]) -> float:
     """Inner product of two vectors, as a Python float."""
     return math.fsum(_float(ops.sum(_wide(x) * _wide(y))) for x, y in zip(a, b, strict=True))
 
 
-def norm(a):
+def norm(a: Sequence[Any]) -> float:
     """Euclidean norm of a vector, as a Python float."""
     square = dot(a, a)
     if 1e-30 < square < 1e30:
@@ -41,29 +45,29 @@ def norm(a):
     return largest * math.sqrt(dot(a, a))
 
 
-def axpy(scale, a, b):
+def axpy(scale: float, a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
     """`scale * a + b`, a new list."""
     return [x * scale + y for x, y in zip(a, b, strict=True)]
 
 
-def scaled(scale, a):
+def scaled(scale: float, a: Sequence[Any]) -> list[Any]:
     """`scale * a`, a new list."""
     return [x * scale for x in a]
 
 
-def size(a):
+def size(a: Sequence[Any]) -> int:
     """Number of entries of a vector."""
     return sum(math.prod(x.shape) for x in a)
 
 
-def flatten(a, dtype="float64"):
+def flatten(a: Sequence[Any], dtype: Any = "float64") -> np.ndarray:
     """A vector as one numpy array, in order."""
     if not a:
         return np.zeros(0, dtype)
     return np.concatenate([np.asarray(ops.convert_to_numpy(x), dtype).ravel() for x in a])
 
 
-def unflatten(flat, like):
+def unflatten(flat: np.ndarray, like: Sequence[Any]) -> list[Any]:
     """The inverse of `flatten`: tensors with the shapes and dtypes of `like`."""
     expected = size(like)
     if flat.shape != (expected,):
@@ -78,12 +82,12 @@ def unflatten(flat, like):
     return tensors
 
 
-def random_normal(like, rng):
+def random_normal(like: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """Standard normal entries from a numpy `Generator`: the same on every backend."""
     return [ops.convert_to_tensor(rng.standard_normal(tuple(x.shape)), x.dtype) for x in like]
 
 
-def random_uniform(like, rng):
+def random_uniform(like: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """Entries uniform in [-1, 1) from a numpy `Generator`: the same on every backend."""
     return [ops.convert_to_tensor(rng.uniform(-1, 1, tuple(x.shape)), x.dtype) for x in like]
 

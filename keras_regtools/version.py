@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 
-def show_versions():
+def show_versions() -> None:
     """Print what a bug report should tell: versions, processor, and what TensorFlow makes of it.
 
     Example:

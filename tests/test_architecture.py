@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pathlib
 import re
 import subprocess
@@ -42,13 +43,14 @@ def room_of(path):
 
 
 def imports(path):
-    """`(top-level module or room of ours, whether it is inside a function)`."""
+    """`(top-level module or room of ours, whether it waits: in a function or for types only)`."""
     tree = ast.parse(path.read_text("utf-8"))
     inside = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING")
+        for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         names = []
@@ -128,8 +130,6 @@ def test_files_stay_small_and_say_what_they_are(path):
 
 
 def public_objects():
-    import inspect
-
     import keras_regtools as rt
 
     modules = [rt, *(getattr(rt, n) for n in rt.__all__ if inspect.ismodule(getattr(rt, n)))]
@@ -138,6 +138,21 @@ def public_objects():
             value = getattr(module, name)
             if inspect.isfunction(value) or inspect.isclass(value):
                 yield pytest.param(value, id=f"{module.__name__}.{name}")
+
+
+def untyped(function):
+    signature = inspect.signature(function)
+    given = [p.annotation for n, p in signature.parameters.items() if n not in ("self", "cls")]
+    return inspect.Signature.empty in (*given, signature.return_annotation)
+
+
+@pytest.mark.parametrize("value", list(public_objects()))
+def test_every_public_signature_is_typed(value):
+    functions = [value]
+    if inspect.isclass(value):
+        own = {n: v for n, v in vars(value).items() if n == "__init__" or not n.startswith("_")}
+        functions = [getattr(v, "fget", getattr(v, "__func__", v)) for v in own.values()]
+    assert not [f for f in functions if inspect.isfunction(f) and untyped(f)]
 
 
 @pytest.mark.parametrize("value", list(public_objects()))

@@ -7,7 +7,13 @@ from keras_regtools.validation import at_least, checked, image_shape, positive_i
 
 
 @checked(input_shape=shape, classes=positive_integer, units=positive_integer, hidden=at_least(0))
-def f1(input_shape=(28, 28, 1), classes=10, *, units=512, hidden=5):
+def f1(
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    classes: int = 10,
+    *,
+    units: int = 512,
+    hidden: int = 5,
+) -> keras.Model:
     """F1: fully connected layers, each with batch normalization and ReLU.
 
     Args:
@@ -36,7 +42,9 @@ def f1(input_shape=(28, 28, 1), classes=10, *, units=512, hidden=5):
 
 
 @checked(input_shape=image_shape, classes=positive_integer, seed=at_least(0))
-def c1(input_shape=(32, 32, 3), classes=10, *, seed=None):
+def c1(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, *, seed: int | None = None
+) -> keras.Model:
     """C1: two convolutions of 64 5x5 filters, each with pooling, and dense layers of 384 and 192.
 
     Batch normalization and ReLU after each, dropout of 0.5 after the dense ones.
@@ -74,7 +82,13 @@ def c1(input_shape=(32, 32, 3), classes=10, *, seed=None):
 @checked(
     input_shape=image_shape, classes=positive_integer, width=positive_integer, seed=at_least(0)
 )
-def c2(input_shape=(32, 32, 3), classes=10, *, width=16, seed=None):
+def c2(
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    classes: int = 10,
+    *,
+    width: int = 16,
+    seed: int | None = None,
+) -> keras.Model:
     """A small C2: the plan of a VGG network with batch normalization and dropout.
 
     Three blocks of two 3x3 convolutions and a dense layer; the paper's has five blocks, from 64

@@ -7,7 +7,7 @@ from keras_regtools.validation import checked, image_shape, positive_integer
 
 
 @checked(input_shape=image_shape, classes=positive_integer)
-def lenet5(input_shape=(32, 32, 1), classes=10):
+def lenet5(input_shape: tuple[int, ...] = (32, 32, 1), classes: int = 10) -> keras.Model:
     """LeNet-5: two convolutions with average pooling, three dense layers, softmax.
 
     Args:

@@ -1,5 +1,10 @@
 """VGG networks: VGG-16 of the course's tutorial, and the same plan in any size."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -18,7 +23,14 @@ def _blocks(name, value):
 
 
 @checked(input_shape=image_shape, classes=positive_integer, filters=_blocks, dense=_units)
-def vgg(input_shape, classes, *, filters, dense, name="vgg"):
+def vgg(
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    filters: Sequence[Sequence[int]],
+    dense: Any,
+    name: str = "vgg",
+) -> keras.Model:
     """A VGG network: blocks of 3x3 convolutions, each followed by max pooling, then dense layers.
 
     Args:
@@ -56,7 +68,7 @@ def vgg(input_shape, classes, *, filters, dense, name="vgg"):
 
 
 @checked(input_shape=image_shape, classes=positive_integer)
-def vgg16(input_shape=(224, 224, 3), classes=2):
+def vgg16(input_shape: tuple[int, ...] = (224, 224, 3), classes: int = 2) -> keras.Model:
     """VGG-16, as the course's tutorial builds it: no batch normalization, dropout or penalty.
 
     Args:

@@ -46,15 +46,13 @@ being differentiated, into another function, not yet compiled:
 - `assign_row(variable, index, value, assigned)` assigns one entry of a variable.
 """
 
+import importlib
+
 import keras
 
 _name = keras.backend.backend()
-if _name == "tensorflow":
-    from keras_regtools.backend import _tensorflow as _chosen
-elif _name == "jax":
-    from keras_regtools.backend import _jax as _chosen
-elif _name == "torch":
-    from keras_regtools.backend import _torch as _chosen
+if _name in ("tensorflow", "jax", "torch"):
+    _chosen = importlib.import_module(f"keras_regtools.backend._{_name}")
 else:
     raise ImportError(
         "keras_regtools needs derivatives. Expected the Keras backend to be one of 'tensorflow', "

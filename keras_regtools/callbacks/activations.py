@@ -1,6 +1,9 @@
 """Read the instrumented layers at the end of each epoch, or every few steps."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -59,18 +62,25 @@ class ActivationMonitor(ReadingCallback):
     claim = "activations"
     dropped = ("_writer",)
 
-    def __init__(self, *, per_channel=False, every_steps=None, tensorboard=None, logs=()):
+    def __init__(
+        self,
+        *,
+        per_channel: bool = False,
+        every_steps: int | None = None,
+        tensorboard: Any = None,
+        logs: Any = (),
+    ) -> None:
         super().__init__("activation_monitor", every_steps)
         self.logs = names_of_logs(logs, tuple(f"activations/{name}" for name in LOGGED))
         self.per_channel = flag("per_channel", per_channel)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
-        self._writer = None
+        self._writer: Any = None
 
-    def set_params(self, params):
+    def set_params(self, params: Any) -> None:
         super().set_params(params)
         self.records.claims.add(self.claim)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         found = instrumented_layers(self.model)
         if not found:
             raise ValueError(
@@ -83,7 +93,7 @@ class ActivationMonitor(ReadingCallback):
         if self.tensorboard is not None:
             self._writer = HistogramWriter(self.tensorboard)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -105,7 +115,7 @@ class ActivationMonitor(ReadingCallback):
             self.record(epoch, values | self._initial_share())
         self._keep(epoch)
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         super().fit_begins(epoch)
         kept = self.records.earlier.get(self.name) if epoch > 0 else None
         before = kept.get(str(epoch - 1)) if isinstance(kept, dict) else None

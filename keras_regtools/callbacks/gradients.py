@@ -1,8 +1,11 @@
 """The gradients that training really saw, by layer, recorded inside the step."""
 
+from __future__ import annotations
+
 import math
 import warnings
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -68,13 +71,13 @@ class GradientMonitor(ReadingCallback):
 
     dropped = ("_hooks",)
 
-    def __init__(self, *, every=10, every_steps=None, logs=()):
+    def __init__(self, *, every: int = 10, every_steps: int | None = None, logs: Any = ()) -> None:
         super().__init__("gradient_monitor", every_steps)
         self.logs = names_of_logs(logs, _LOGS)
         self.every = positive_integer("every", every)
-        self._hooks = None
+        self._hooks: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         model = keras_model(self.model, compiled=True)
         self._start()
         if any(len(backend.replicas(v)) > 1 for v in model.trainable_variables[:1]):
@@ -101,7 +104,7 @@ class GradientMonitor(ReadingCallback):
             self._hooks.append((hook, undo))
         _watch(model, [hook for hook, _ in self._hooks])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         for _, undo in self._hooks or []:
             end(self.model, undo)
         self._hooks = None

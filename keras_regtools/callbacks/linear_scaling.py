@@ -1,8 +1,13 @@
 """Scale the learning rate with the batch size, with gradual warm-up."""
 
+from __future__ import annotations
+
 import math
 import warnings
 import weakref
+from typing import Any
+
+import keras
 
 from keras_regtools import validation
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
@@ -77,16 +82,16 @@ class LinearScalingLR(RecordingCallback):
 
     def __init__(
         self,
-        batch_size,
-        base_batch_size,
-        base_learning_rate=None,
+        batch_size: int,
+        base_batch_size: int,
+        base_learning_rate: float | None = None,
         *,
-        rule="linear",
-        warmup_epochs=5,
-        warmup_steps=None,
-        momentum_correction=True,
-        verbose=0,
-    ):
+        rule: str = "linear",
+        warmup_epochs: float = 5,
+        warmup_steps: int | None = None,
+        momentum_correction: bool = True,
+        verbose: int = 0,
+    ) -> None:
         super().__init__("linear_scaling_lr")
         self.batch_size = validation.positive_integer("batch_size", batch_size)
         self.base_batch_size = validation.positive_integer("base_batch_size", base_batch_size)
@@ -99,18 +104,18 @@ class LinearScalingLR(RecordingCallback):
         self.momentum_correction = validation.flag("momentum_correction", momentum_correction)
         self.verbose = verbose
         self._undo = []
-        self._starts = None
+        self._starts: Any = None
 
     @property
-    def factor(self):
+    def factor(self) -> float:
         """The multiple of the base rate that is reached."""
         return RULES[self.rule](self.batch_size / self.base_batch_size)
 
-    def set_params(self, params):
+    def set_params(self, params: Any) -> None:
         super().set_params(params)
         self.records.claims.add("learning_rate")
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if getattr(model, "optimizer", None) is None:
             validation.keras_model(model, built=False, compiled=True)
@@ -126,7 +131,7 @@ class LinearScalingLR(RecordingCallback):
             return None
         return self.base_learning_rate or read_rate(optimizer)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self._warmup_end = self._steps()
         self._effective_starts, self._last_rate, self._check = [], None, False
         for optimizer, _, _ in self._starts:
@@ -136,7 +141,7 @@ class LinearScalingLR(RecordingCallback):
                     f"which the factor multiplies. Received: {self.base_learning_rate}"
                 )
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         kept = self.records.earlier.get(self.name) if epoch > 0 else None
         places = []
         for i, (optimizer, start, base) in enumerate(self._starts):
@@ -228,7 +233,7 @@ class LinearScalingLR(RecordingCallback):
             short = f", of which this fit makes {length}" if 0 < length < steps else ""
             print(f"LinearScalingLR: from {base} to {target} in {steps} steps{short}")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._check = self._last_rate is not None
         self._length = (self.params or {}).get("steps") or math.inf
@@ -236,7 +241,7 @@ class LinearScalingLR(RecordingCallback):
         self._applied = None
         self._next = 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._check:
             self._check = False
             self._follow_others()
@@ -250,7 +255,7 @@ class LinearScalingLR(RecordingCallback):
             if past and rate != self._last_rate and self._last_rate > 0:
                 correct_momentum(optimizer, rate / self._last_rate)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         is_last = batch >= self._length - 1
         if batch < self._next and not is_last:
             return
@@ -260,14 +265,14 @@ class LinearScalingLR(RecordingCallback):
             self._applied = rate
         super().on_train_batch_end(batch, logs)
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         with self.timed(epoch):
             if self._applied is None:
                 self._applied = self.record_rate(epoch)
             self._last_rate = self._applied
         self._warn_of_standing_still()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         if logs is not None:
             logs["learning_rate"] = self._last_rate
@@ -282,7 +287,7 @@ class LinearScalingLR(RecordingCallback):
                 stacklevel=2,
             )
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         for undo in self._undo:
             end(self.model, undo)
         self._undo = []

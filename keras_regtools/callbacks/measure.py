@@ -1,7 +1,10 @@
 """Measure the loss surface during a fit."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import Any
 
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan
 from keras_regtools.callbacks.steps import Steps
@@ -67,21 +70,21 @@ class Measure(RecordingCallback):
 
     def __init__(
         self,
-        measures,
-        x,
-        y=None,
-        sample_weight=None,
+        measures: Any,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
-        every=1,
-        every_steps=None,
-        not_finite=math.nan,
-        samples=None,
-        mode="inference",
-        batch_size=256,
-        penalties=True,
-        seed=0,
-        name="measure",
-    ):
+        every: int = 1,
+        every_steps: int | None = None,
+        not_finite: float = math.nan,
+        samples: int | None = None,
+        mode: str = "inference",
+        batch_size: int = 256,
+        penalties: bool = True,
+        seed: int = 0,
+        name: str = "measure",
+    ) -> None:
         super().__init__(name)
         self.measures = named_callables("measures", measures)
         self.every = positive_integer("every", every)
@@ -94,7 +97,7 @@ class Measure(RecordingCallback):
         self.data = Batches(x, y, sample_weight, batch_size=batch_size).subsample(
             samples, integer_from("seed", seed, 0)
         )
-        self._surface = None
+        self._surface: Any = None
         self._start()
 
     def _start(self):
@@ -103,7 +106,7 @@ class Measure(RecordingCallback):
         self._steps = Steps()
         self._warned = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self._start()
         model = self.model
         if not self._is_of(model):
@@ -120,22 +123,22 @@ class Measure(RecordingCallback):
     def _build(self, model):
         self._surface = LossSurface(model, self.data, mode=self.mode, penalties=self.penalties)
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         if epoch > 0 and self.every_steps:  # as if the run had never been cut off
             self._steps = Steps(self.step())
             self._last_step = self._steps.made // self.every_steps * self.every_steps
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._steps.epoch_begins()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._steps.batch_ends(batch, self.params)
         if self.every_steps and self._steps.made - (self._last_step or 0) >= self.every_steps:
             self._measure_now(self._epoch)
         super().on_train_batch_end(batch, logs)
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         last = epoch + 1 == (self.params or {}).get("epochs")
         due = not self.every_steps and (epoch % self.every == 0 or last)
         if not due and not self._values:  # the logs have the same keys in every epoch
@@ -153,7 +156,7 @@ class Measure(RecordingCallback):
         }
         return True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         stopped = self.model.stop_training and not self.every_steps
         if stopped and self._last_step != self._steps.made:  # it was the last epoch after all

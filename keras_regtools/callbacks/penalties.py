@@ -1,5 +1,9 @@
 """Read the weight penalties at the end of each epoch."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan, names_of_logs
 from keras_regtools.regularizers import penalties
 from keras_regtools.validation import keras_model
@@ -37,23 +41,23 @@ class PenaltyMonitor(RecordingCallback):
 
     claim = "penalties"
 
-    def __init__(self, *, logs=()):
+    def __init__(self, *, logs: Any = ()) -> None:
         super().__init__("penalty_monitor")
         self.logs = names_of_logs(logs, _LOGS)
-        self._total = None
+        self._total: Any = None
 
-    def set_params(self, params):
+    def set_params(self, params: Any) -> None:
         super().set_params(params)
         self.records.claims.add(self.claim)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         keras_model(self.model, built=False, compiled=True)
         self._total = None
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         self._before = sum(penalties(self.model).values()) if self.model.built else 0.0
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         values = penalties(self.model)
         if not values:
             return
@@ -66,11 +70,11 @@ class PenaltyMonitor(RecordingCallback):
             self._before = self._total
             self.record(epoch, new)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Any = None) -> None:
         if self._over and self._total is not None and "loss" in (logs or {}):
             self.record(self._epoch, {"val_data_loss": logs["loss"] - self._total})
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         if self._total is not None:
             self.tell(logs, {"penalty": finite_or_nan(self._total)}, self.logs)

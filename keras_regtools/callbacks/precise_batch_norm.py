@@ -1,5 +1,9 @@
 """Moving statistics that are those of the weights, before each validation."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -45,19 +49,21 @@ class PreciseBatchNorm(RecordingCallback):
     dropped = ("_statistics",)
     claim = "moving statistics"
 
-    def __init__(self, x, *, samples=1024, batch_size=256, seed=0):
+    def __init__(
+        self, x: Any, *, samples: int | None = 1024, batch_size: int = 256, seed: int = 0
+    ) -> None:
         super().__init__("precise_batch_norm")
         batch_size = positive_integer("batch_size", batch_size)
         self.data = Batches(x, batch_size=batch_size).subsample(
             samples, integer_from("seed", seed, 0)
         )
-        self._statistics = None
+        self._statistics: Any = None
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Any = None) -> None:
         if self._begun and not self._over:  # an epoch whose length was not known
             self._end_training(logs)
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         model = self.model  # which on JAX brings the variables up to date
         if self._statistics is None or self._statistics.model is not model:
             self._statistics = BatchNormStatistics(model, frozen=False)

@@ -26,8 +26,8 @@ class RecordingCallback(keras.callbacks.Callback):
         name: Name under which its time is recorded.
     """
 
-    shared = ()  # attributes that hold data, which a copy shares
-    dropped = ()  # attributes that hold caches, which a copy begins without
+    shared: tuple[str, ...] = ()  # attributes that hold data, which a copy shares
+    dropped: tuple[str, ...] = ()  # attributes that hold caches, which a copy begins without
 
     def __init__(self, name):
         super().__init__()

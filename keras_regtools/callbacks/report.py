@@ -1,8 +1,11 @@
 """Keep the records of a fit in a directory and write its report."""
 
+from __future__ import annotations
+
 import contextlib
 import time
 import warnings
+from typing import TYPE_CHECKING, Any
 
 from keras_regtools import report, validation
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
@@ -10,6 +13,9 @@ from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
 from keras_regtools.report.lock import Locked
 from keras_regtools.report.run import RunFiles, describe
+
+if TYPE_CHECKING:
+    import os
 
 
 class Report(RecordingCallback):
@@ -48,26 +54,27 @@ class Report(RecordingCallback):
 
     dropped = ("_monitors", "_sink")
 
-    def __init__(self, directory, *, settings=None):
+    def __init__(self, directory: str | os.PathLike[str], *, settings: Any = None) -> None:
         super().__init__("report")
         self.files = RunFiles(validation.path("directory", directory))
         self.files.refuse_unusable()
         if not isinstance(settings, (dict, type(None))):
             raise ValueError(f"Argument `settings` must be a dict. Received: settings={settings!r}")
         self.settings = dict(settings or {})
-        self.page = None
-        self._monitors = self._sink = None
-        self._told = {}  # what was recorded of this epoch's logs, by name
+        self.page: Any = None
+        self._monitors: Any = None
+        self._sink: Any = None
+        self._told: dict[str, Any] = {}  # what was recorded of this epoch's logs, by name
 
     def __repr__(self):
         return f"Report({str(self.files.directory)!r})"
 
-    def set_params(self, params):
+    def set_params(self, params: Any) -> None:
         super().set_params(params)
         # Early, as other callbacks look into it when their first epoch begins.
         self.records.earlier = {**self.files.read_kept(), **self.records.earlier}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self._begin = time.perf_counter()
         self.page, self._sink, self._failed = None, None, False
         with self._surviving():
@@ -86,12 +93,12 @@ class Report(RecordingCallback):
             monitor.set_model(self.model)
             monitor.on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         for monitor in self._monitors:
             monitor.on_epoch_begin(epoch, logs)
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         self._told = {}
         rows = self.records.rows
         made = len(rows)
@@ -104,7 +111,7 @@ class Report(RecordingCallback):
         self._own = set(kept) & before if isinstance(kept, list) else set()
         self._others, self._looked_at = before - self._own, len(rows) - made
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         for monitor in self._monitors:
             monitor._end_training(logs)
         with self.timed(epoch):
@@ -112,13 +119,13 @@ class Report(RecordingCallback):
             if self._leads and "learning_rate" not in self.records.claims:
                 self.record_rate(epoch)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Any = None) -> None:
         if self._over and logs:  # the validation of the epoch
             self._record_logs(self._epoch, {f"val_{name}": value for name, value in logs.items()})
             for monitor in self._monitors:
                 monitor.on_test_end(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
         for monitor in self._monitors:
@@ -149,7 +156,7 @@ class Report(RecordingCallback):
     def _record_time(self):
         self.record(self._epoch, {"time/fit": time.perf_counter() - self._begin})
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if self._begun:
             self._record_time()
             with self._surviving():
@@ -170,7 +177,7 @@ class Report(RecordingCallback):
         except Exception as error:
             self.fail(error)
 
-    def fail(self, error):
+    def fail(self, error: BaseException) -> None:
         """Warn once that the report is not whole."""
         if not self._failed:
             self._failed = True

@@ -1,8 +1,11 @@
 """Sharpness during a fit: the measures of flatness by name."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import warnings
+from typing import Any
 
 from keras_regtools import measures as catalogue
 from keras_regtools.callbacks.measure import Measure
@@ -64,22 +67,22 @@ class Sharpness(Measure):
 
     def __init__(
         self,
-        x,
-        y=None,
-        sample_weight=None,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
-        measures="keskar",
-        every=5,
-        every_steps=None,
-        not_finite=float("nan"),
-        samples=1024,
-        epsilon=None,
-        iterations=None,
-        mode="batch_statistics",
-        batch_size=256,
-        penalties=True,
-        seed=0,
-    ):
+        measures: Any = "keskar",
+        every: int = 5,
+        every_steps: int | None = None,
+        not_finite: float = float("nan"),
+        samples: int | None = 1024,
+        epsilon: float | None = None,
+        iterations: int | None = None,
+        mode: str = "batch_statistics",
+        batch_size: int = 256,
+        penalties: bool = True,
+        seed: int = 0,
+    ) -> None:
         keskar = {
             name: check(name, value)
             for name, value, check in (
@@ -121,13 +124,13 @@ class Sharpness(Measure):
             name="sharpness",
         )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
         self._distance.start = None
         if self._distance in self.measures.values():
             keras_model(self.model)
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         super().fit_begins(epoch)
         if self._distance not in self.measures.values():
             return

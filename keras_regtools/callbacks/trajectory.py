@@ -1,7 +1,10 @@
 """Keep the weights that a fit goes through."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -40,16 +43,16 @@ class WeightTrajectory(RecordingCallback):
     [0, 1, 2, 3]
     """
 
-    def __init__(self, every=1):
+    def __init__(self, every: int = 1) -> None:
         super().__init__("trajectory")
         self.every = positive_integer("every", every)
         self.weights, self.epochs = [], []
         self._ended = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         keras_model(self.model)
 
-    def fit_begins(self, epoch):
+    def fit_begins(self, epoch: int) -> None:
         if epoch == 0 or self.epochs[-1:] != [epoch]:  # or this fit goes on where the last ended
             self.weights, self.epochs = [], []
             self._begin_with(epoch)
@@ -71,13 +74,13 @@ class WeightTrajectory(RecordingCallback):
             )
         self._keep(epoch)
 
-    def training_over(self, epoch, logs):
+    def training_over(self, epoch: int, logs: Any) -> None:
         self._ended = epoch + 1
         last = self._ended == (self.params or {}).get("epochs")
         if epoch % self.every == 0 or last:
             self._record()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if self.epochs and self._ended > self.epochs[-1]:
             self._record()
 

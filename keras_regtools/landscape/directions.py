@@ -1,6 +1,9 @@
 """Directions in the space of weights: random and filter-normalised, of curvature, of a training."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -9,6 +12,9 @@ from keras import ops
 from keras_regtools import vectors
 from keras_regtools.measures import hessian_eigenvalues
 from keras_regtools.validation import positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +33,9 @@ class Directions:
     trajectory: np.ndarray | None = None
 
 
-def random_directions(surface, k=2, *, normalize="filter", seed=0):
+def random_directions(
+    surface: LossSurface, k: int = 2, *, normalize: str = "filter", seed: int = 0
+) -> Directions:
     """Random directions with entries N(0, 1), each filter as long as that of the weights.
 
     d_ij ← d_ij ‖w_ij‖ / ‖d_ij‖ for each filter j of a kernel (the last axis of a Keras kernel),
@@ -94,7 +102,7 @@ def _as_long(d, w, normalize):
     return d * (lengths[0] / np.maximum(lengths[1], 1e-30)).astype(d.dtype)
 
 
-def hessian_directions(surface, k=2, **settings):
+def hessian_directions(surface: LossSurface, k: int = 2, **settings: Any) -> Directions:
     """The eigenvectors of the `k` largest eigenvalues of the Hessian, of length 1.
 
     Args:
@@ -126,7 +134,7 @@ def hessian_directions(surface, k=2, **settings):
     return Directions(found.eigenvectors, labels)
 
 
-def principal_directions(surface, trajectory, k=2):
+def principal_directions(surface: LossSurface, trajectory: Any, k: int = 2) -> Directions:
     """The directions in which a training moved the weights most, of length 1, at its end.
 
     The principal components of w_t − w, with w the weights where the surface is: those to which the

@@ -1,8 +1,11 @@
 """The loss along a line: between two models, or along a direction."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
@@ -16,6 +19,13 @@ from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
 from keras_regtools.validation import checked, one_of, verbosity
 from keras_regtools.validation import path as validation_path
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+    from keras_regtools.surface import LossSurface
 
 PATHS = ("linear", "curvilinear")
 
@@ -53,7 +63,7 @@ class LossLine(Result):
     def _repr_html_(self):
         return self.to_frame().to_html(float_format="{:.6g}".format)
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """The quantities as a `pandas.DataFrame`, indexed by position."""
         import pandas as pd
 
@@ -66,19 +76,19 @@ QUANTITIES = ("loss", "accuracy", "test_loss", "test_accuracy")
 
 @checked(surface=surface_of, file=validation_path, verbose=verbosity)
 def loss_line(
-    surface,
-    target=None,
+    surface: LossSurface,
+    target: Any = None,
     *,
-    direction=None,
-    alphas=None,
-    points=None,
-    path="linear",
-    test=None,
-    batch_norm="auto",
-    accuracy=None,
-    file=None,
-    verbose=0,
-):
+    direction: Any = None,
+    alphas: Any = None,
+    points: int | None = None,
+    path: str = "linear",
+    test: Any = None,
+    batch_norm: Any = "auto",
+    accuracy: bool | None = None,
+    file: str | os.PathLike[str] | None = None,
+    verbose: int = 0,
+) -> LossLine:
     """Loss and accuracy along a line from the model's weights, on training and test data.
 
     Between the weights w of the surface and those v of another model, at (1 − α) w + α v or, on a

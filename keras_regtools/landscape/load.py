@@ -9,7 +9,7 @@ from keras_regtools.landscape.plane import LossPlane
 from keras_regtools.measures.result import frozen
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> LossPlane | LossLine:
     """Read a line or a plane that was kept in a file.
 
     The file is a plain `.npz`: `numpy.load(path)["loss"]` reads it without this package.

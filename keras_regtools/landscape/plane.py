@@ -1,7 +1,10 @@
 """The loss over a plane through the model's weights."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +22,11 @@ from keras_regtools.measures.declaration import surface_of
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.measures.weights import weights_of
 from keras_regtools.validation import at_least, checked, one_of, path, verbosity
+
+if TYPE_CHECKING:
+    import os
+
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,20 +64,20 @@ class LossPlane(Result):
 
 @checked(surface=surface_of, file=path, verbose=verbosity, seed=at_least(0))
 def loss_plane(
-    surface,
-    directions="random",
+    surface: LossSurface,
+    directions: Any = "random",
     *,
-    x=None,
-    y=None,
-    points=51,
-    trajectory=None,
-    test=None,
-    batch_norm="auto",
-    accuracy=None,
-    file=None,
-    seed=0,
-    verbose=0,
-):
+    x: Any = None,
+    y: Any = None,
+    points: int = 51,
+    trajectory: Any = None,
+    test: Any = None,
+    batch_norm: Any = "auto",
+    accuracy: bool | None = None,
+    file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> LossPlane:
     """Loss and accuracy over a plane through the model's weights, on training and test data.
 
     At w + a d + b e for the positions a and b along two directions

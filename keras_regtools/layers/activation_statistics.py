@@ -1,5 +1,10 @@
 """The identity, which records the statistics of what flows through it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_regtools.forward.moments import mask_fits
@@ -59,17 +64,17 @@ class ActivationStatistics(Recording, keras.layers.Layer):
 
     def __init__(
         self,
-        axis=-1,
+        axis: int | Sequence[int] = -1,
         *,
-        record=None,
-        record_every=10,
-        record_channels=None,
-        percentiles=(15, 50, 85),
-        before=None,
-        after=None,
-        split=False,
-        **kwargs,
-    ):
+        record: Any = None,
+        record_every: int = 10,
+        record_channels: Any = None,
+        percentiles: Sequence[float] = (15, 50, 85),
+        before: Any = None,
+        after: Any = None,
+        split: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.axis = _axis("axis", axis)
         self.before, self.after = before, after
@@ -78,13 +83,13 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         self.recorder = Recorder(spec, each_step=False, name="recorder")
         self.supports_masking = True
 
-    def can_record(self, shape):
+    def can_record(self, shape: Any) -> bool:
         """Whether inputs of this shape have samples and a known number of channels."""
         if shape is None:
             return True
         return len(shape) > 1 and shape[self.axis] is not None
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         if len(input_shape) < 2:
             raise ValueError(
                 "Expected an input of rank 2 or more, with samples and channels. "
@@ -93,20 +98,20 @@ class ActivationStatistics(Recording, keras.layers.Layer):
         self.recorder.build(input_shape[self.axis])
         self.built = True
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             # Some layers pass on a mask that does not belong to their output any more.
             fits = mask is not None and mask_fits(mask, inputs)
             self.recorder.record(inputs, self.axis, mask if fits else None)
         return inputs
 
-    def silent_call(self, inputs, training=None, mask=None):
+    def silent_call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """`call` without the recording."""
         return inputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"axis": self.axis, "before": self.before, "after": self.after, "split": self.split}
         return {**super().get_config(), **self.recorder.spec.config(), **own}

@@ -1,5 +1,10 @@
 """Batch normalization that records the statistics of its batches."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -64,15 +69,15 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
 
     def __init__(
         self,
-        *args,
-        record=None,
-        record_every=10,
-        record_channels=None,
-        percentiles=(15, 50, 85),
-        before=None,
-        virtual_batch_size=None,
-        **kwargs,
-    ):
+        *args: Any,
+        record: Any = None,
+        record_every: int = 10,
+        record_channels: Any = None,
+        percentiles: Sequence[float] = (15, 50, 85),
+        before: Any = None,
+        virtual_batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.before = before
         spec = RecordingSpec(record, record_every, record_channels, percentiles, before)
@@ -88,7 +93,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
                     )
             self.virtual_batches = VirtualBatches(self.virtual_batch_size, name="virtual_batches")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         if len(input_shape) < 2:
             raise ValueError(
                 "Expected an input of rank 2 or more, with samples and channels. "
@@ -99,7 +104,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         if self.virtual_batch_size is not None:
             self.virtual_batches.build()
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         # A mask of the wrong rank is refused below, as by the plain layer.
         records = training and (mask is None or mask_fits(mask, inputs))
         if not records:
@@ -110,7 +115,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
             self._record(inputs, mask, reference, signal)
             return self.silent_call(inputs, training=training, mask=mask)
         # Before the output is made, which moves the moving statistics.
-        reference = [t * 1 for t in reference]
+        reference = (self.moving_mean * 1, self.moving_variance * 1)
         outputs = self.silent_call(inputs, training=training, mask=mask)
         self._record(inputs, mask, reference, outputs)
         return outputs
@@ -131,7 +136,7 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         moving = None if self.trainable else tuple(ops.convert_to_tensor(v) for v in moving)
         return {**own, "moving": moving}
 
-    def silent_call(self, inputs, training=None, mask=None):
+    def silent_call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """`call` without the recording."""
         if self.virtual_batch_size is None or not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
@@ -150,6 +155,6 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
         outputs = outputs + by_sample(offset, batches, x, self.axis)
         return ops.cast(outputs, self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"before": self.before, "virtual_batch_size": self.virtual_batch_size}
         return {**super().get_config(), **self.recorder.spec.config(), **own}

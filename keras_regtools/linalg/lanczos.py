@@ -99,7 +99,7 @@ WHICH = {
     "largest": lambda values, k: np.arange(len(values))[-k:],
     "smallest": lambda values, k: np.arange(len(values))[:k],
     "magnitude": lambda values, k: np.sort(np.argsort(np.abs(values))[-k:]),
-    "both": lambda values, k: np.unique([*range(k), *range(-k, 0)] % np.int64(len(values))),
+    "both": lambda values, k: np.unique(np.arange(-k, k) % len(values)),
 }
 
 

@@ -1,14 +1,24 @@
 """How far the loss rises by one step up the gradient that is scaled by the weights."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras import ops
 
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.sam import rise_by_a_step
 from keras_regtools.validation import non_negative, positive, positive_integer
 
+if TYPE_CHECKING:
+    from keras_regtools.measures.sam import SAMSharpness
+    from keras_regtools.surface import LossSurface
+
 
 @measure("loss", "asam", rho=positive, eta=non_negative, m=positive_integer)
-def asam_sharpness(surface, *, rho=0.5, eta=0.01, m=None):
+def asam_sharpness(
+    surface: LossSurface, *, rho: float = 0.5, eta: float = 0.01, m: int | None = None
+) -> SAMSharpness:
     """The rise of the loss by a step that is scaled by the weights: L(w + ρ T²g/‖T g‖) − L(w).
 
     T = |w| + η for kernels and 1 for what has one axis or none, as biases: the adaptive sharpness

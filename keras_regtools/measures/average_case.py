@@ -1,7 +1,10 @@
 """The rise of the loss on average over moved weights, plain or scaled by them."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
@@ -11,6 +14,9 @@ from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, origin
 from keras_regtools.optimize import Scaled
 from keras_regtools.validation import among, at_least, flag, positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 LAWS = {"normal": vectors.random_normal, "uniform": vectors.random_uniform}
 
@@ -48,15 +54,15 @@ class AverageSharpness(SharpnessResult):
     seed=at_least(0),
 )
 def average_sharpness(
-    surface,
+    surface: LossSurface,
     *,
-    rho=0.05,
-    adaptive=False,
-    law="normal",
-    draws=20,
-    normalize_logits=False,
-    seed=0,
-):
+    rho: float = 0.05,
+    adaptive: bool = False,
+    law: str = "normal",
+    draws: int = 20,
+    normalize_logits: bool = False,
+    seed: int = 0,
+) -> AverageSharpness:
     """The mean rise of the loss when every weight moves at random: E L(w + δ) − L(w).
 
     δ ~ N(0, ρ² c²), with c = 1 or, adaptive, c = |w|: average-case sharpness as in

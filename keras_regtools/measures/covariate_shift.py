@@ -1,7 +1,10 @@
 """Internal covariate shift: how the steps of earlier layers change a layer's gradient."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.validation import positive
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,7 +39,7 @@ class InternalCovariateShift(SharpnessResult):
     gradient_norms: np.ndarray
     learning_rate: float
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """`value`, then `<layer>/distance` and `<layer>/cosine`, and the other numbers."""
         numbers = super().scalars()
         for i, name in enumerate(self.layers):
@@ -43,7 +49,7 @@ class InternalCovariateShift(SharpnessResult):
 
 
 @measure("length of a gradient", learning_rate=positive)
-def internal_covariate_shift(surface, learning_rate):
+def internal_covariate_shift(surface: LossSurface, learning_rate: float) -> InternalCovariateShift:
     """How far the gradient of each layer moves when the layers before it take their step.
 
     ‖G_i − G'_i‖ and the cosine between the two: G_i is the gradient of the weights of layer i, G'_i

@@ -4,9 +4,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from keras_regtools.measures.result import loss_surface
 from keras_regtools.validation import checked
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +40,12 @@ class Declaration:
         return functools.partial(self.measure, **preset) if preset else self.measure
 
 
-DECLARED = {}  # by the name of the function
+DECLARED: dict[str, Declaration] = {}  # by the name of the function
 
 
-def measure(unit="", short=(), **constraints):
+def measure(
+    unit: str = "", short: Any = (), **constraints: Any
+) -> Callable[[_Function], _Function]:
     """Declare a function of a `LossSurface` as a measure; its arguments are checked at each call.
 
     Args:
@@ -49,9 +54,9 @@ def measure(unit="", short=(), **constraints):
     """
     short = {short: {}} if isinstance(short, str) else dict(short)
 
-    def declare(function):
+    def declare(function: _Function) -> _Function:
         call = checked(surface=surface_of, **constraints)(function)
-        DECLARED[function.__name__] = Declaration(call, unit, short, constraints)
+        DECLARED[call.__name__] = Declaration(call, unit, short, constraints)
         return call
 
     return declare

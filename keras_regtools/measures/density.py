@@ -1,6 +1,10 @@
 """The spectral density of the Hessian: all eigenvalues at once, as a picture."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +13,9 @@ from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResu
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import frozen
 from keras_regtools.validation import among, at_least, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +38,7 @@ class HessianDensity(CurvatureResult):
     size: int
     residuals: np.ndarray | None = None
 
-    def mean(self, function):
+    def mean(self, function: Callable[[np.ndarray], Any]) -> tuple[float, float]:
         """The mean of a function over the eigenvalues, and its standard error over the draws.
 
         Args:
@@ -45,7 +52,7 @@ class HessianDensity(CurvatureResult):
             return float(draws[0]), float("nan")
         return float(np.mean(draws)), float(np.std(draws, ddof=1) / np.sqrt(len(draws)))
 
-    def curve(self, grid, width):
+    def curve(self, grid: Any, width: float) -> np.ndarray:
         """The density on a grid of eigenvalues, each node smoothed to a Gaussian bell.
 
         Args:
@@ -59,11 +66,11 @@ class HessianDensity(CurvatureResult):
         return bells @ self.weights.ravel() / (len(self.nodes) * width * np.sqrt(2 * np.pi))
 
     @property
-    def value(self):
+    def value(self) -> float:
         """The largest node: a lower bound of the largest eigenvalue, without an error bar."""
         return float(np.max(self.nodes))
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """The ends of the spectrum, the trace, the share of negative eigenvalues; with errors.
 
         The error of `negative_share` holds `unresolved_share`, the share of eigenvalues whose sign
@@ -89,7 +96,7 @@ class HessianDensity(CurvatureResult):
         return 1e-6 * float(np.max(np.abs(self.nodes)))
 
     @property
-    def unresolved_share(self):
+    def unresolved_share(self) -> float:
         """The largest share of eigenvalues whose sign may be another than that of their node.
 
         A node θ whose eigenvalues have the standard deviation r: at most r² / (r² + θ²) of them lie
@@ -103,7 +110,7 @@ class HessianDensity(CurvatureResult):
         return float(np.mean(np.sum(self.weights * beyond, axis=1)))
 
     @property
-    def below_zero(self):
+    def below_zero(self) -> str:
         """The share of negative eigenvalues in words, with its error."""
         numbers = self.scalars()
         share, error = numbers["negative_share"], numbers["negative_share_stderr"]
@@ -132,7 +139,15 @@ _RESOLVED = 0.05  # more than that near zero, and the share below it is not told
     draws=positive_integer,
     seed=at_least(0),
 )
-def hessian_density(surface, *, matrix="hessian", steps=80, draws=10, seed=0, verbose=0):
+def hessian_density(
+    surface: LossSurface,
+    *,
+    matrix: str = "hessian",
+    steps: int = 80,
+    draws: int = 10,
+    seed: int = 0,
+    verbose: int = 0,
+) -> HessianDensity:
     """The density of the Hessian's eigenvalues at the model's weights.
 
     By stochastic Lanczos quadrature with full reorthogonalisation

@@ -1,7 +1,10 @@
 """Do new data look to the network like those it was trained on, and where does it begin?"""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +12,9 @@ from keras_regtools.data import Batches
 from keras_regtools.forward import InputStatistics, View
 from keras_regtools.measures.result import Result, frozen
 from keras_regtools.validation import keras_model, positive
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,7 +42,7 @@ class DistributionShift(Result):
     samples: int
     new_samples: int
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """`value`, then `<layer>/drift` and `<layer>/spread`, and the other numbers."""
         numbers = super().scalars()
         for i, name in enumerate(self.layers):
@@ -45,7 +51,9 @@ class DistributionShift(Result):
         return numbers
 
 
-def distribution_shift(model, x_train, x_new, *, threshold=0.5, batch_size=256):
+def distribution_shift(
+    model: keras.Model, x_train: Any, x_new: Any, *, threshold: float = 0.5, batch_size: int = 256
+) -> DistributionShift:
     """How far new data drift from those of the training, at the input of each layer with weights.
 
     The drift of a layer is √(Σ_c (μ'_c − μ_c)² / Σ_c σ_c²) over its channels c, with the means μ

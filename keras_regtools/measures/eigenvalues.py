@@ -1,6 +1,9 @@
 """Extreme eigenvalues of the Hessian, each with an error bar, and what lies along them."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +12,9 @@ from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResu
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import frozen
 from keras_regtools.validation import among, at_least, positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,13 +34,13 @@ class HessianEigenvalues(CurvatureResult):
 
     eigenvalues: np.ndarray
     residuals: np.ndarray
-    eigenvectors: list | None
+    eigenvectors: Any
     converged: bool
     which: str
     tolerance: float
 
     @property
-    def value(self):
+    def value(self) -> float:
         """The largest, for `"smallest"` the smallest, for `"magnitude"` the one farthest from 0."""
         if self.which == "magnitude":
             return float(self.eigenvalues[np.argmax(np.abs(self.eigenvalues))])
@@ -43,7 +49,7 @@ class HessianEigenvalues(CurvatureResult):
     def _doubt(self):
         return float(self.residuals[0])
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """`value`, then `eigenvalue_1`, `residual_1` and so on, and the other numbers."""
         numbers = {"value": self.value}
         for i, pair in enumerate(zip(self.eigenvalues, self.residuals, strict=True), 1):
@@ -62,17 +68,17 @@ class HessianEigenvalues(CurvatureResult):
     seed=at_least(0),
 )
 def hessian_eigenvalues(
-    surface,
-    k=1,
+    surface: LossSurface,
+    k: int = 1,
     *,
-    which="largest",
-    matrix="hessian",
-    tolerance=1e-3,
-    max_products=200,
-    eigenvectors=False,
-    seed=0,
-    verbose=0,
-):
+    which: str = "largest",
+    matrix: str = "hessian",
+    tolerance: float = 1e-3,
+    max_products: int = 200,
+    eigenvectors: bool = False,
+    seed: int = 0,
+    verbose: int = 0,
+) -> HessianEigenvalues:
     """The `k` extreme eigenvalues of the Hessian of the loss at the model's weights.
 
     By the Lanczos process with full reorthogonalisation ([Lanczos, 1950](

@@ -1,10 +1,16 @@
 """The Fisher-Rao norm of the weights: their length as the losses of the samples feel it."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,7 +27,7 @@ class FisherRaoNorm(SharpnessResult):
 
 
 @measure("squared loss", "fisher_rao")
-def fisher_rao_norm(surface):
+def fisher_rao_norm(surface: LossSurface) -> FisherRaoNorm:
     """The squared Fisher-Rao norm of the weights, E⟨w, ∇ℓ⟩², over the samples' own losses ℓ.
 
     [Liang et al., 2017](https://arxiv.org/abs/1711.01530), with the labels of the data. For a

@@ -1,7 +1,10 @@
 """Do gradients reach the first layer? Their size by layer, with a verdict."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -13,6 +16,9 @@ from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.layers import weights_by_layer
 from keras_regtools.measures.result import SharpnessResult, frozen, origin
 from keras_regtools.validation import positive
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +56,7 @@ class GradientFlow(SharpnessResult):
     factor: float
     learning_rate: float
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """`value`, then numbers of each layer as `<layer>/gradient_norm` and so on."""
         numbers = super().scalars()
         for i, name in enumerate(self.layers):
@@ -64,7 +70,9 @@ class GradientFlow(SharpnessResult):
 
 
 @measure("ratio", learning_rate=positive, factor=positive)
-def gradient_flow(surface, learning_rate=None, *, factor=1e3):
+def gradient_flow(
+    surface: LossSurface, learning_rate: float | None = None, *, factor: float = 1e3
+) -> GradientFlow:
     """The gradient of each layer, and whether it vanishes or explodes on its way to the input.
 
     The root mean square of the gradient's entries is compared between the kernels of the network:

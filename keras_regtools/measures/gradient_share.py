@@ -1,6 +1,9 @@
 """How much of the gradient lies in the top eigenvectors of the Hessian."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +13,9 @@ from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.eigenvalues import hessian_eigenvalues
 from keras_regtools.measures.result import frozen
 from keras_regtools.validation import among, at_least, positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,8 +47,15 @@ class GradientShare(CurvatureResult):
     seed=at_least(0),
 )
 def gradient_share(
-    surface, k=10, *, matrix="hessian", tolerance=1e-2, max_products=200, seed=0, verbose=0
-):
+    surface: LossSurface,
+    k: int = 10,
+    *,
+    matrix: str = "hessian",
+    tolerance: float = 1e-2,
+    max_products: int = 200,
+    seed: int = 0,
+    verbose: int = 0,
+) -> GradientShare:
     """How much of the gradient lies in the space of the `k` top eigenvectors of the Hessian.
 
     ‖P g‖² / ‖g‖² with P the projection onto that space. In training it comes close to 1 with k the

@@ -1,7 +1,10 @@
 """The sharpness of Keskar et al. (2016): the largest rise of the loss in a box."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
@@ -28,6 +31,9 @@ from keras_regtools.validation import (
     positive,
     positive_integer,
 )
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 SOLVERS = ("auto", "l-bfgs-b", "projected_gradient")
 
@@ -77,17 +83,17 @@ class KeskarSharpness(SharpnessResult):
     seed=at_least(0),
 )
 def keskar_sharpness(
-    surface,
+    surface: LossSurface,
     *,
-    epsilon=1e-3,
-    subspace=None,
-    orthonormal=False,
-    draws=1,
-    iterations=10,
-    restarts=0,
-    solver="auto",
-    seed=0,
-):
+    epsilon: float = 1e-3,
+    subspace: int | None = None,
+    orthonormal: bool = False,
+    draws: int = 1,
+    iterations: int = 10,
+    restarts: int = 0,
+    solver: str = "auto",
+    seed: int = 0,
+) -> KeskarSharpness:
     """Keskar's sharpness: how far the loss rises in a small box around the weights, in per cent.
 
     φ = 100 · (max f(x + A y) − f(x)) / (1 + f(x)) over the box |y_i| ≤ ε (|(A⁺x)_i| + 1), from
@@ -159,6 +165,7 @@ def keskar_sharpness(
                 z = vectors.scaled(epsilon, vectors.random_uniform(start, rng))
                 made += projected_gradient(search, z, epsilon, "linf", iterations)
         else:
+            box: Any
             if drawn is None:
                 box = FullBox(start, epsilon)
                 start = None  # a copy is enough

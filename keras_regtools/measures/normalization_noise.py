@@ -1,8 +1,11 @@
 """The noise that random batches bring into batch normalization: its own regularization."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
@@ -11,6 +14,9 @@ from keras_regtools.forward import BatchNormStatistics, names_of
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import Result, frozen, origin
 from keras_regtools.validation import at_least, integer_from
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,7 +51,7 @@ class NormalizationNoise(Result):
     penalties: bool
     samples: int
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """`value`, then `<layer>/spread` and `<layer>/dropout_rate`, and the other numbers."""
         numbers = super().scalars()
         for i, name in enumerate(self.layers):
@@ -60,7 +66,9 @@ class NormalizationNoise(Result):
     draws=at_least(3),
     seed=at_least(0),
 )
-def normalization_noise(surface, batch_size=None, *, draws=30, seed=0):
+def normalization_noise(
+    surface: LossSurface, batch_size: int | None = None, *, draws: int = 30, seed: int = 0
+) -> NormalizationNoise:
     """How much the company of random batches moves a fixed sample's normalized activations.
 
     A sample's x̂ = (x − μ_B) / √(σ²_B + ε) depends on the batch B it stands in. Batches of n samples

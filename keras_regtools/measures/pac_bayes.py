@@ -1,7 +1,10 @@
 """How much noise the weights bear before the network makes mistakes."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +12,9 @@ from keras_regtools import vectors
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.validation import at_least, positive, positive_integer, share
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +54,15 @@ class PACBayesSharpness(SharpnessResult):
     largest=positive,
     seed=at_least(0),
 )
-def pac_bayes_sharpness(surface, *, drop=0.1, draws=10, bisections=15, largest=2.0, seed=0):
+def pac_bayes_sharpness(
+    surface: LossSurface,
+    *,
+    drop: float = 0.1,
+    draws: int = 10,
+    bisections: int = 15,
+    largest: float = 2.0,
+    seed: int = 0,
+) -> PACBayesSharpness:
     """1/σ² of the noise N(0, σ²) on every weight at which the accuracy drops by 0.1.
 
     The sharpness of PAC-Bayesian bounds, as [Jiang et al., 2019](https://arxiv.org/abs/1912.02178)

@@ -1,11 +1,17 @@
 """What the weights are worth where batch normalization has the statistics that belong to them."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import Result, loss_surface, origin
 from keras_regtools.validation import positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +35,7 @@ class RecalibratedLoss(Result):
 
 
 @measure("loss", batch_size=positive_integer)
-def recalibrated_loss(surface, x, *, batch_size=256):
+def recalibrated_loss(surface: LossSurface, x: Any, *, batch_size: int = 256) -> RecalibratedLoss:
     """The loss over a surface's data with the moving statistics that `recalibrate` would give.
 
     The gap to the loss with the model's own moving statistics is the part of a validation loss that

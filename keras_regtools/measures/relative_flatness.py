@@ -1,12 +1,18 @@
 """Relative flatness: curvature weighted by the weights, so that rescaling does not change it."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_regtools.measures.curvature import MATRICES, Curvature, CurvatureResult, estimated_trace
 from keras_regtools.measures.declaration import measure
 from keras_regtools.validation import among, at_least, positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,16 +47,16 @@ class RelativeFlatness(CurvatureResult):
     seed=at_least(0),
 )
 def relative_flatness(
-    surface,
-    layer=None,
+    surface: LossSurface,
+    layer: Any = None,
     *,
-    matrix="hessian",
-    tolerance=0.02,
-    sketch=15,
-    max_products=1000,
-    seed=0,
-    verbose=0,
-):
+    matrix: str = "hessian",
+    tolerance: float = 0.02,
+    sketch: int = 15,
+    max_products: int = 1000,
+    seed: int = 0,
+    verbose: int = 0,
+) -> RelativeFlatness:
     """The relative flatness of one layer: κ = Σ ⟨w_s, w_t⟩ tr H_st over its neurons s and t.
 
     w_s are the weights into the neuron s (the last axis of a Keras kernel counts the neurons), H_st

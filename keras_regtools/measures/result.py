@@ -11,7 +11,7 @@ from keras import ops, tree
 class Result:
     """Base of the results: frozen, and flat for logs and tables."""
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """The numbers and flags of the result, as a dict of floats."""
         fields = {name: getattr(self, name) for name in self._names()}
         return {k: float(v) for k, v in fields.items() if isinstance(v, (int, float))}
@@ -50,7 +50,7 @@ class Result:
             _same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,13 +1,19 @@
 """How far the loss rises by one step up the gradient: what sharpness-aware minimization lowers."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 from keras_regtools import vectors
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.per_batch import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, loss_surface, origin
 from keras_regtools.validation import positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +37,7 @@ class SAMSharpness(SharpnessResult):
 
 
 @measure("loss", "sam", rho=positive, m=positive_integer)
-def sam_sharpness(surface, *, rho=0.05, m=None):
+def sam_sharpness(surface: LossSurface, *, rho: float = 0.05, m: int | None = None) -> SAMSharpness:
     """The rise of the loss by a step of length ρ up the gradient: L(w + ρ g/‖g‖) − L(w).
 
     From [Foret et al., 2020](https://arxiv.org/abs/2010.01412), whose ρ is 0.05. With `m` it is

@@ -1,7 +1,10 @@
 """How smooth the loss is along its gradient, as far as the steps of a training go."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +12,9 @@ from keras_regtools import vectors
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import SharpnessResult, frozen, loss_surface, origin
 from keras_regtools.validation import at_least, positive, positive_pair
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +48,13 @@ class GradientSmoothness(SharpnessResult):
 
 
 @measure("curvature", learning_rate=positive, span=positive_pair, points=at_least(2))
-def gradient_smoothness(surface, learning_rate, *, span=(0.5, 4.0), points=8):
+def gradient_smoothness(
+    surface: LossSurface,
+    learning_rate: float,
+    *,
+    span: tuple[float, float] = (0.5, 4.0),
+    points: int = 8,
+) -> GradientSmoothness:
     """Loss variation, gradient predictiveness and effective β-smoothness along the gradient.
 
     With g the gradient at the weights x, for steps s between 1/2 and 4 learning rates: the range of
@@ -81,12 +93,12 @@ def gradient_smoothness(surface, learning_rate, *, span=(0.5, 4.0), points=8):
     steps = rate * np.linspace(low, high, points)
     params = loss_surface(surface).params
     loss, gradient = surface.value_and_gradient(params)
-    losses, distances = [], []
+    heights, lengths = [], []
     for step in steps:
         there, other = surface.value_and_gradient(vectors.axpy(-float(step), gradient, params))
-        losses.append(there)
-        distances.append(vectors.norm(vectors.axpy(-1.0, other, gradient)))
-    losses, distances = np.array(losses), np.array(distances)
+        heights.append(there)
+        lengths.append(vectors.norm(vectors.axpy(-1.0, other, gradient)))
+    losses, distances = np.array(heights), np.array(lengths)
     known = np.isfinite(losses) & np.isfinite(distances)
     length = vectors.norm(gradient)
     bands = [_ends(values[known]) for values in (losses, distances)]

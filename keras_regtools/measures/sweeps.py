@@ -1,8 +1,11 @@
 """Measures layer by layer, and checkpoint by checkpoint: rows for a table."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import random
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -11,6 +14,11 @@ from keras_regtools.measures.declaration import surface_of
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.measures.result import Result, flat
 from keras_regtools.validation import checked, named_callables, path, verbosity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +31,7 @@ class Table(Result):
 
     rows: tuple
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """The rows as a `pandas.DataFrame`, indexed by their names."""
         import pandas as pd
 
@@ -41,7 +49,7 @@ class Table(Result):
         same = [c for c in frame if "/" in c and len(self.rows) > 1 and frame[c].nunique() == 1]
         return frame.drop(columns=same)
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """The numbers as one flat dict, `row/number`."""
         return {
             f"{name}/{key}": float(value)
@@ -51,7 +59,7 @@ class Table(Result):
 
 
 @checked(surface=surface_of, verbose=verbosity)
-def by_layer(surface, measures, layers=None, *, verbose=0):
+def by_layer(surface: LossSurface, measures: Any, layers: Any = None, *, verbose: int = 0) -> Table:
     """Measure each layer alone: the surface over its weights, the others held fixed.
 
     The curvature of a layer is that of its block on the diagonal of the Hessian.
@@ -97,7 +105,9 @@ def by_layer(surface, measures, layers=None, *, verbose=0):
 
 
 @checked(surface=surface_of, verbose=verbosity)
-def by_checkpoint(surface, measures, checkpoints, *, verbose=0):
+def by_checkpoint(
+    surface: LossSurface, measures: Any, checkpoints: Any, *, verbose: int = 0
+) -> Table:
     """Measure a series of weights: saved checkpoints, the epochs of a run. Nothing is traced anew.
 
     Args:

@@ -1,13 +1,21 @@
 """Where the weights are, beside how flat it is there: how far they came."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from keras_regtools import vectors
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import loss_surface
 from keras_regtools.measures.weights import length, weights_of
 
+if TYPE_CHECKING:
+    from keras_regtools.measures.weights import WeightDistance
+    from keras_regtools.surface import LossSurface
+
 
 @measure("length of the weights", "weight_distance")
-def weight_distance(surface, start):
+def weight_distance(surface: LossSurface, start: Any) -> WeightDistance:
     """The distance of the weights from others, ‖w − w₀‖: the initial ones, say.
 
     Args:

@@ -1,12 +1,20 @@
 """Where the weights are, beside how flat it is there: how long they are."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras_regtools.measures.declaration import measure
 from keras_regtools.measures.result import loss_surface
 from keras_regtools.measures.weights import length
 
+if TYPE_CHECKING:
+    from keras_regtools.measures.weights import WeightDistance
+    from keras_regtools.surface import LossSurface
+
 
 @measure("length of the weights", "weight_norm")
-def weight_norm(surface):
+def weight_norm(surface: LossSurface) -> WeightDistance:
     """The Euclidean norm of the weights, ‖w‖.
 
     Args:

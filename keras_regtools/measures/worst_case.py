@@ -1,7 +1,10 @@
 """The largest rise of the loss around the weights, plain or scaled by them."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
@@ -12,6 +15,9 @@ from keras_regtools.measures.per_batch import mean, mean_and_error, parts_of
 from keras_regtools.measures.result import SharpnessResult, origin
 from keras_regtools.optimize import NORMS, Objective, Scaled, projected_gradient
 from keras_regtools.validation import among, at_least, flag, positive, positive_integer
+
+if TYPE_CHECKING:
+    from keras_regtools.surface import LossSurface
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,17 +60,17 @@ class WorstSharpness(SharpnessResult):
     seed=at_least(0),
 )
 def worst_sharpness(
-    surface,
+    surface: LossSurface,
     *,
-    rho=0.05,
-    m=None,
-    norm="l2",
-    adaptive=False,
-    steps=20,
-    restarts=0,
-    normalize_logits=False,
-    seed=0,
-):
+    rho: float = 0.05,
+    m: int | None = None,
+    norm: str = "l2",
+    adaptive: bool = False,
+    steps: int = 20,
+    restarts: int = 0,
+    normalize_logits: bool = False,
+    seed: int = 0,
+) -> WorstSharpness:
     """The largest rise of the loss in a ball around the weights: max L(w + δ) − L(w).
 
     Over ‖δ / c‖ ≤ ρ, with c = 1 or, adaptive, c = |w|: worst-case sharpness as in

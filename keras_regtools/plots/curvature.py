@@ -1,15 +1,21 @@
 """The spectrum of the Hessian."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_regtools.plots.axes import AXES, on
 from keras_regtools.validation import checked, has
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 @checked(result=has("nodes", "a `HessianDensity`"), ax=AXES)
-def density(result, ax=None):
+def density(result: Any, ax: Any = None) -> Axes:
     """The density of the eigenvalues of the Hessian, on a logarithmic axis.
 
     Each eigenvalue that was found is smoothed to a bell, half a per cent of the spectrum wide.

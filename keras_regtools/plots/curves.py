@@ -1,6 +1,9 @@
 """Loss and accuracy over the epochs, and whatever else was measured."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 from keras_regtools.plots.axes import (
     AXES,
@@ -15,6 +18,9 @@ from keras_regtools.plots.axes import (
 from keras_regtools.plots.picture import picture
 from keras_regtools.plots.staleness import is_stale, staleness
 from keras_regtools.validation import checked, text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _validation(records, behind):
@@ -78,7 +84,7 @@ def _or_infinity(value):
     finding=_loss_finding,
     shown=lambda records: "loss" in records.names(),
 )
-def loss(records, ax=None):
+def loss(records: Any, ax: Any = None) -> Axes:
     """The training and validation loss over the epochs.
 
     Args:
@@ -127,7 +133,7 @@ def _is_accuracy(name):
     finding=_accuracy_finding,
     shown=lambda records: any(map(_is_accuracy, records.names())),
 )
-def accuracy(records, ax=None):
+def accuracy(records: Any, ax: Any = None) -> Axes:
     """The training and validation accuracy over the epochs.
 
     Args:
@@ -157,7 +163,7 @@ def _recalibrated(ax, records, name):
 
 
 @checked(records=RECORDS, prefix=text, ax=AXES)
-def quantities(records, prefix, ax=None):
+def quantities(records: Any, prefix: str, ax: Any = None) -> Axes:
     """Every quantity named `prefix/<name>`, or `prefix` itself, over the epochs.
 
     Args:

@@ -1,9 +1,16 @@
 """Landscapes: the loss along a line, and over a plane from above and in relief."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from keras_regtools.plots.axes import AXES, on
 from keras_regtools.validation import checked, has, text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Quantities of a result by what they are called in pictures.
 _NAMES = {
@@ -21,7 +28,7 @@ _BATCH_NORM = {
 
 
 @checked(result=has("alphas", "a `LossLine`"), ax=AXES)
-def line(result, ax=None):
+def line(result: Any, ax: Any = None) -> Axes:
     """Loss (left axis) and accuracy (right axis) along a line, test data dashed.
 
     Args:
@@ -67,7 +74,7 @@ def line(result, ax=None):
 
 
 @checked(result=has("trajectory", "a `LossPlane`"), ax=AXES, quantity=text)
-def contour(result, ax=None, quantity="loss"):
+def contour(result: Any, ax: Any = None, quantity: str = "loss") -> Axes:
     """A plane from above: contours of the loss, with the path of a training drawn in.
 
     Args:
@@ -100,7 +107,7 @@ def contour(result, ax=None, quantity="loss"):
 
 
 @checked(result=has("trajectory", "a `LossPlane`"), ax=AXES, quantity=text)
-def surface(result, ax=None, quantity="loss"):
+def surface(result: Any, ax: Any = None, quantity: str = "loss") -> Axes:
     """A plane in relief, as a 3-D surface, with the path of a training drawn on it.
 
     Args:

@@ -1,6 +1,9 @@
 """What flows through each layer."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +19,9 @@ from keras_regtools.plots.axes import (
 )
 from keras_regtools.plots.picture import picture
 from keras_regtools.plots.recorded import recorded_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _NOTHING = "No layer was instrumented: train keras_regtools.instrument(model)."
 
@@ -34,7 +40,7 @@ def _ranges(records):
 
 
 @picture(40, "activations/", "channels/", caption=_ranges, shown=recorded_layers, rows=_layers)
-def activation_ranges(records, ax=None):
+def activation_ranges(records: Any, ax: Any = None) -> Axes:
     """Mean, spread and extremes of what each layer received in the last epoch.
 
     Args:
@@ -90,7 +96,7 @@ def _flow(records):
 
 
 @picture(50, "activations/", caption=_scales, finding=_flow, shown=recorded_layers)
-def activation_scales(records, ax=None):
+def activation_scales(records: Any, ax: Any = None) -> Axes:
     """The standard deviation of what each layer received, over the epochs.
 
     Args:
@@ -119,7 +125,7 @@ def _has_moving_statistics(records):
 
 
 @picture(60, "batch_norm/", caption=_distances, shown=_has_moving_statistics)
-def moving_distances(records, ax=None):
+def moving_distances(records: Any, ax: Any = None) -> Axes:
     """How far the batches' means were from the moving means, over the epochs.
 
     Args:
@@ -141,7 +147,7 @@ def _gradients(records):
 
 
 @picture(70, "gradients/", caption=_gradients)
-def gradient_norms(records, ax=None):
+def gradient_norms(records: Any, ax: Any = None) -> Axes:
     """The norm of each layer's gradient before clipping, over the epochs.
 
     Args:

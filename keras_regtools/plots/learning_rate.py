@@ -1,7 +1,14 @@
 """The learning rate over the training steps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from keras_regtools.plots.axes import legend, log_if_wide, note, on
 from keras_regtools.plots.picture import picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _caption(records):
@@ -17,7 +24,7 @@ def _finding(records):
 
 
 @picture(30, "learning_rate", caption=_caption, finding=_finding)
-def learning_rate(records, ax=None):
+def learning_rate(records: Any, ax: Any = None) -> Axes:
     """The learning rate over the training steps.
 
     Args:

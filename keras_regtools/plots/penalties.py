@@ -1,9 +1,15 @@
 """How large each weight penalty is beside the data loss."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 from keras_regtools.plots.axes import by_depth, curve, legend, note, on, over_epochs
 from keras_regtools.plots.picture import picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _caption(records):
@@ -33,7 +39,7 @@ def _has_penalties(records):
 
 
 @picture(80, "penalty", "penalty/", caption=_caption, finding=_finding, shown=_has_penalties)
-def penalties(records, ax=None):
+def penalties(records: Any, ax: Any = None) -> Axes:
     """Each weight penalty and the data loss over the epochs.
 
     Args:

@@ -3,9 +3,12 @@
 import dataclasses
 import io
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from keras_regtools.plots.axes import AXES, RECORDS
 from keras_regtools.validation import checked
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +62,10 @@ class Picture:
         return buffer.getvalue()
 
 
-_DECLARED = {}
+_DECLARED: dict[str, Any] = {}
 
 
-def picture(place, *draws, **how):
+def picture(place: float, *draws: str, **how: Any) -> Callable[[_Function], _Function]:
     """Declare a function of records and an Axes as a picture of the page of each run.
 
     Args:
@@ -71,9 +74,9 @@ def picture(place, *draws, **how):
         **how: The other attributes of a `Picture`: `caption` at least.
     """
 
-    def declare(draw):
+    def declare(draw: _Function) -> _Function:
         call = checked(records=RECORDS, ax=AXES)(draw)
-        _DECLARED[draw.__name__] = (place, Picture(draw.__name__, call, draws, **how))
+        _DECLARED[call.__name__] = (place, Picture(call.__name__, call, draws, **how))
         return call
 
     return declare

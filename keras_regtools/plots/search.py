@@ -1,13 +1,20 @@
 """What a search found."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from keras_regtools.plots.axes import AXES, on
 from keras_regtools.validation import checked, has
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 @checked(table=has("columns", "a `pandas.DataFrame`"), ax=AXES)
-def search(table, x, y="val_loss", ax=None):
+def search(table: Any, x: str, y: str = "val_loss", ax: Any = None) -> Axes:
     """Every trial of a search: one hyperparameter or result against another.
 
     Args:

@@ -1,9 +1,15 @@
 """Measures of flatness over the epochs."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 from keras_regtools.plots.axes import curve, legend, log_if_wide, note, on, over_epochs
 from keras_regtools.plots.picture import picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _caption(records):
@@ -25,7 +31,7 @@ def _finding(records):
 
 
 @picture(90, "sharpness/", caption=_caption, finding=_finding)
-def sharpness(records, ax=None):
+def sharpness(records: Any, ax: Any = None) -> Axes:
     """Every measure named `sharpness/<name>` over the epochs.
 
     Args:

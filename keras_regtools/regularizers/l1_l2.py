@@ -31,7 +31,7 @@ class L1(Penalty):
 
     l1 = Strength()
 
-    def __init__(self, l1=0.01):
+    def __init__(self, l1: float = 0.01) -> None:
         super().__init__(l1=l1)
 
     def __call__(self, x):
@@ -63,7 +63,7 @@ class L2(Penalty):
 
     l2 = Strength()
 
-    def __init__(self, l2=0.01):
+    def __init__(self, l2: float = 0.01) -> None:
         super().__init__(l2=l2)
 
     def __call__(self, x):
@@ -91,7 +91,7 @@ class L1L2(Penalty):
     l1 = Strength()
     l2 = Strength()
 
-    def __init__(self, l1=0.0, l2=0.0):
+    def __init__(self, l1: float = 0.0, l2: float = 0.0) -> None:
         super().__init__(l1=l1, l2=l2)
 
     def __call__(self, x):

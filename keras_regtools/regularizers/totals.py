@@ -1,12 +1,19 @@
 """How large each weight penalty of a model is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras import ops
 
 from keras_regtools.validation import checked, keras_model
 
+if TYPE_CHECKING:
+    import keras
+
 
 @checked(model=lambda name, value: keras_model(value, built=False))
-def penalties(model):
+def penalties(model: keras.Model) -> dict[str, float]:
     """The value of each weight penalty of a model, by the path of the weight.
 
     Args:

@@ -2,8 +2,11 @@
 
 import os
 import weakref
+from typing import Any
 
-_HELD = {}  # by path: the open directory, and a weak reference to the run that holds it
+_HELD: dict[
+    Any, Any
+] = {}  # by path: the open directory, and a weak reference to the run that holds it
 
 
 class Locked(RuntimeError):

@@ -1,16 +1,22 @@
 """Draw the pictures of a run and put them on one page."""
 
+from __future__ import annotations
+
 import base64
 import html
 import math
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 from keras_regtools.records import write_whole
 from keras_regtools.report.findings import findings
 from keras_regtools.report.pictures import pictures
 from keras_regtools.report.run import RunFiles
 from keras_regtools.validation import checked, path
+
+if TYPE_CHECKING:
+    import os
 
 
 class Page:
@@ -20,7 +26,7 @@ class Page:
         path: The HTML file.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
 
     def _repr_html_(self):
@@ -32,7 +38,7 @@ class Page:
 
 
 @checked(directory=path)
-def write(directory):
+def write(directory: str | os.PathLike[str]) -> Page:
     """Draw the pictures of a run and write `report.html` beside its records.
 
     Everything comes from the files that `callbacks.Report(directory)` wrote, so the report of a run

@@ -1,7 +1,10 @@
 """An interactive page of a plane: turn it, look from above, read off its numbers, offline."""
 
+from __future__ import annotations
+
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,9 @@ _QUANTITIES = {
 
 
 @validation.checked(result=validation.has("trajectory", "a `LossPlane`"), path=validation.path)
-def write_surface(result, path, *, title="Loss over a plane"):
+def write_surface(
+    result: Any, path: str | os.PathLike[str], *, title: str = "Loss over a plane"
+) -> SurfacePage:
     """Write a plane of the loss as an interactive page that needs no network.
 
     Buttons choose the quantity, and a linear or a logarithmic height; the mouse turns the surface

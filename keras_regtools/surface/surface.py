@@ -1,7 +1,10 @@
 """The loss surface: a model's loss over data, as a function of the weights."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
@@ -18,6 +21,9 @@ from keras_regtools.surface.classification import classifies, refuse_unless_it_c
 from keras_regtools.surface.loss import Loss
 from keras_regtools.surface.views import Views
 from keras_regtools.validation import flag, keras_model, one_of
+
+if TYPE_CHECKING:
+    import keras
 
 MODES = ("inference", "batch_statistics", "training")
 
@@ -69,17 +75,17 @@ class LossSurface(Views):
 
     def __init__(
         self,
-        model,
-        x,
-        y=None,
-        sample_weight=None,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
-        loss=None,
-        batch_size=256,
-        mode="inference",
-        penalties=True,
-        layers=None,
-    ):
+        loss: Any = None,
+        batch_size: int = 256,
+        mode: str = "inference",
+        penalties: bool = True,
+        layers: Any = None,
+    ) -> None:
         self.model = keras_model(model, compiled=loss is None)
         self.mode = one_of("mode", mode, MODES)
         self.penalties = flag("penalties", penalties)
@@ -99,12 +105,12 @@ class LossSurface(Views):
         self.shared = {}  # what measures have traced for all of them
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int | None:
         """Samples per batch, for array data."""
         return self.data.batch_size
 
     @property
-    def params(self):
+    def params(self) -> list[Any]:
         """A copy of those variables, in their order, read afresh each time."""
         return [
             ops.convert_to_tensor(np.array(ops.convert_to_numpy(self.read(v))), dtype=v.dtype)
@@ -112,11 +118,11 @@ class LossSurface(Views):
         ]
 
     @property
-    def classifies(self):
+    def classifies(self) -> bool:
         """Whether `value_and_accuracy` can be had."""
         return classifies(self.batch.loss)
 
-    def value(self, params=None):
+    def value(self, params: Any = None) -> float:
         """The loss at `params`, as `model.evaluate` computes it.
 
         Args:
@@ -128,7 +134,7 @@ class LossSurface(Views):
         """
         return self._mean("value", self._checked(params))[0][0]
 
-    def value_and_accuracy(self, params=None):
+    def value_and_accuracy(self, params: Any = None) -> tuple[float, float]:
         """The loss at `params` and the share of right answers.
 
         Args:
@@ -145,7 +151,7 @@ class LossSurface(Views):
         value, right, counted = self._mean("accuracy", self._checked(params))[0]
         return value, right / counted if counted else math.nan
 
-    def value_and_gradient(self, params=None):
+    def value_and_gradient(self, params: Any = None) -> tuple[float, list[Any]]:
         """The loss at `params` and its gradient.
 
         Args:
@@ -158,7 +164,7 @@ class LossSurface(Views):
         self.gradient_evaluations += 1
         return value, gradient
 
-    def hvp(self, params, v):
+    def hvp(self, params: Any, v: Any) -> list[Any]:
         """The Hessian of the loss at `params` times a vector, or several.
 
         Args:
@@ -179,7 +185,7 @@ class LossSurface(Views):
         """
         return self._products("hvp", params, v)
 
-    def gnvp(self, params, v):
+    def gnvp(self, params: Any, v: Any) -> list[Any]:
         """The Gauss-Newton matrix of the loss at `params` times a vector, or several.
 
         G = Jᵀ (∇² loss) J, with the Jacobian J of the network's outputs and the Hessian of the
@@ -199,7 +205,7 @@ class LossSurface(Views):
         """
         return self._products("gnvp", params, v)
 
-    def slope_moments(self, v, params=None):
+    def slope_moments(self, v: Any, params: Any = None) -> Any:
         """Moments of the derivative of each sample's loss along a vector: E⟨v, ∇ℓ⟩², E⟨v, ∇ℓ⟩⁴.
 
         Args:
@@ -216,7 +222,7 @@ class LossSurface(Views):
         self.batch.refuse_unless_of_samples(self.data.first(_TRIED))
         return tuple(self._mean("slopes", self._checked(params), self._checked(v, "v"))[0])
 
-    def check(self):
+    def check(self) -> None:
         """Look for what would make the surface wrong: chance in data or layers, hidden curvature.
 
         Data are read twice. Layers that are not Keras' own, and operations outside of layers, are
@@ -229,11 +235,11 @@ class LossSurface(Views):
         """
         return checks.faults(self)
 
-    def why_not_finite(self, params=None):
+    def why_not_finite(self, params: Any = None) -> str:
         """A sentence that says in which batch the loss at `params` is not a finite number."""
         return checks.why_not_finite(self, self._checked(params))
 
-    def is_current(self):
+    def is_current(self) -> bool:
         """Whether the model's compiled loss and trainable variables are those of the beginning."""
         return self._compile_signature == compile_signature(self.model)
 
@@ -255,7 +261,7 @@ class LossSurface(Views):
         self._warn_of_faults()
         return products if several else products[0]
 
-    def product_of_params(self):
+    def product_of_params(self) -> float:
         """The Hessian times the weights, unchecked: traced, it shows what has no derivative."""
         params = self.params
         return self._mean("hvp", params, [params])[1][0]

@@ -1,6 +1,10 @@
 """Make a model record what flows through it."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -21,7 +25,14 @@ from keras_regtools.validation import one_of
 _KINDS = ("statistics", "batch_normalization")
 
 
-def instrument(model, layers=None, *, record=None, record_every=10, percentiles=(15, 50, 85)):
+def instrument(
+    model: keras.Model,
+    layers: Any = None,
+    *,
+    record: Any = None,
+    record_every: int = 10,
+    percentiles: Sequence[float] = (15, 50, 85),
+) -> keras.Model:
     """A copy of a model that records what flows through it.
 
     Every batch normalization becomes an `InstrumentedBatchNormalization`, and every other

@@ -1,11 +1,18 @@
 """Estimate the moving statistics of batch normalization anew."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from keras_regtools.data import Batches
 from keras_regtools.forward import BatchNormStatistics, View
 from keras_regtools.validation import keras_model
 
+if TYPE_CHECKING:
+    import keras
 
-def recalibrate(model, x, *, batch_size=256):
+
+def recalibrate(model: keras.Model, x: Any, *, batch_size: int = 256) -> None:
     """Set the moving statistics of every batch normalization to those of the data, in place.
 
     After few steps, or at weights that were never trained (an average, a point between two

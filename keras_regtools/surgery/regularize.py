@@ -1,6 +1,9 @@
 """Put weight penalties, dropout and batch normalization into a model, by layer group."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import keras
 
@@ -20,14 +23,14 @@ _KERNELS = ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularize
 
 
 def regularize(
-    model,
+    model: keras.Model,
     *,
-    conv=None,
-    dense=None,
-    conv_dropout=None,
-    dense_dropout=None,
-    batch_norm=False,
-):
+    conv: Any = None,
+    dense: Any = None,
+    conv_dropout: float | None = None,
+    dense_dropout: float | None = None,
+    batch_norm: bool = False,
+) -> keras.Model:
     """A copy of a model with penalties, dropout and batch normalization, convolutional and dense
     layers apart.
 

@@ -8,7 +8,7 @@ from keras_regtools.surgery.graph import group, unwrapped
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """A copy of a model without anything of ours, to export: the inverse of `instrument`.
 
     Instrumented layers become Keras' own, recorders go, activations that `instrument` split out go

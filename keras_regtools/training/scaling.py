@@ -1,6 +1,7 @@
 """A learning rate that warms up from a base rate to a multiple of it, inside the step."""
 
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -30,7 +31,7 @@ def warmup_factor(step, factor, warmup_steps):
 
 
 # What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
-SCALED = weakref.WeakKeyDictionary()
+SCALED: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def hand_on(old, new):

@@ -1,7 +1,14 @@
 """The trials of a search, as a table."""
 
+from __future__ import annotations
 
-def table(tuner):
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def table(tuner: Any) -> pd.DataFrame:
     """The completed trials of a KerasTuner search, the best first.
 
     Args:

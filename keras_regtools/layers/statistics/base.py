@@ -1,6 +1,7 @@
 """What a recorded statistic is: its rows, how a step makes them, how a reading is made of them."""
 
 import functools
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -28,8 +29,9 @@ class Statistic:
     name = formula = meaning = ""
     logged = ""
     chosen, of_batch_norm = True, False
-    needs = ()
-    step_rows, sampled_rows = {}, {}
+    needs: tuple[str, ...] = ()
+    step_rows: dict[str, Any] = {}
+    sampled_rows: dict[str, Any] = {}
 
     def owns(self, name):
         """Whether an array of this name in a reading is its own."""
