@@ -3,6 +3,8 @@
 import sys
 
 import keras
+import numpy as np
+from keras import ops
 
 
 class State(keras.layers.Layer):
@@ -25,6 +27,53 @@ class State(keras.layers.Layer):
 
     def _own_variables(self):
         return self.variables
+
+
+class Setting:
+    """Descriptor of a number: a float to its user, a variable to the training step.
+
+    Reading gives a Python float, assigning a number changes the variable: no retrace is needed and
+    a compiled training step sees the new value in its next step. The owner holds the variables in
+    the dict `settings`, by name.
+
+    Args:
+        constraint: What a value has to be, see `validation.Constraint`.
+    """
+
+    def __init__(self, constraint):
+        self.constraint = constraint
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, owner, kind=None):
+        if owner is None:
+            return self
+        current = np.asarray(ops.convert_to_numpy(self.variable(owner))).ravel()[0]
+        return float(str(current))  # 0.01 rather than the 0.009999999776 of float32
+
+    def __set__(self, owner, value):
+        self.variable(owner).assign(self.encoded(self.constraint(self.name, value), np))
+
+    def variable(self, owner):
+        """The variable that holds the number."""
+        return owner.settings[self.name]
+
+    def encoded(self, value, ops):
+        """What the variable holds for a value; `ops` is numpy, or `keras.ops` for a tensor."""
+        return value
+
+
+def setting_of(owner, name):
+    """The `Setting` of an object under a name, or `None`."""
+    found = getattr(type(owner), name, None) if isinstance(name, str) else None
+    return found if isinstance(found, Setting) else None
+
+
+def settings_of(owner):
+    """The names of the settings of an object."""
+    names = (n for kind in type(owner).__mro__ for n in vars(kind))
+    return [name for name in dict.fromkeys(names) if setting_of(owner, name) is not None]
 
 
 def functional_scope():

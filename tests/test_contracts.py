@@ -271,6 +271,10 @@ def gradient_norm(surface):
     return rt.vectors.norm(surface.value_and_gradient()[1])
 
 
+def decay(step):
+    return 1e-3 / (1 + ops.cast(step, "float32"))
+
+
 CALLBACKS = {
     "LinearScalingLR": lambda tmp: rt.callbacks.LinearScalingLR(16, 8, warmup_epochs=1),
     "Measure": lambda tmp: rt.callbacks.Measure({"gradient/norm": gradient_norm}, X, Y, every=2),
@@ -281,8 +285,12 @@ CALLBACKS = {
     "PenaltyMonitor": lambda tmp: rt.callbacks.PenaltyMonitor(),
     "PreciseBatchNorm": lambda tmp: rt.callbacks.PreciseBatchNorm(X),
     "Report": lambda tmp: rt.callbacks.Report(tmp / "report"),
+    "Schedule": lambda tmp: rt.callbacks.Schedule(
+        lambda model: model.get_layer("conv").kernel_regularizer, "l2", decay, by="step", key="l2"
+    ),
 }
-ACTING = ("LinearScalingLR", "PreciseBatchNorm")  # on rates, on moving statistics
+# On rates, on moving statistics, on strengths.
+ACTING = ("LinearScalingLR", "PreciseBatchNorm", "Schedule")
 WATCHING = [name for name in CALLBACKS if name not in ACTING]
 
 
@@ -437,6 +445,7 @@ LAYERS = {
     "InstrumentedBatchNormalization": rt.layers.InstrumentedBatchNormalization,
     "ActivationStatistics": rt.layers.ActivationStatistics,
 }
+DROPOUTS = {"Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"}  # test_dropout
 
 
 @pytest.fixture(params=LAYERS)
@@ -445,7 +454,7 @@ def layer_class(request):
 
 
 def test_every_layer_has_a_row():
-    assert set(rt.layers.__all__) == set(LAYERS)
+    assert set(rt.layers.__all__) == {*LAYERS, *DROPOUTS}
 
 
 def test_a_layer_is_rebuilt_from_its_configuration(layer_class):
@@ -493,6 +502,8 @@ REGULARIZERS = {
     "L1": lambda: rt.regularizers.L1(0.01),
     "L2": lambda: rt.regularizers.L2(0.01),
     "L1L2": lambda: rt.regularizers.L1L2(0.01, 0.02),
+    "GroupLasso": lambda: rt.regularizers.GroupLasso(0.01, over="inputs"),
+    "Orthogonal": lambda: rt.regularizers.Orthogonal(0.01),
 }
 
 
@@ -502,7 +513,9 @@ def penalty(request):
 
 
 def test_every_regularizer_has_a_row():
-    assert {n for n in rt.regularizers.__all__ if n[0].isupper()} == set(REGULARIZERS)
+    bases = {"Penalty", "Strength"}
+    public = {n for n in rt.regularizers.__all__ if n[0].isupper()}
+    assert public == {*REGULARIZERS, *bases}
 
 
 def test_a_penalty_is_rebuilt_from_its_configuration(penalty):
@@ -510,20 +523,21 @@ def test_a_penalty_is_rebuilt_from_its_configuration(penalty):
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is type(penalty)
     assert again.get_config() == penalty.get_config()
-    assert all(type(value) is float for value in penalty.get_config().values())
+    assert all(type(penalty.get_config()[name]) is float for name in penalty.strengths)
 
 
 def test_a_penalty_of_nothing_is_nothing_and_grows_with_the_weights(penalty):
-    assert float(penalty(ops.zeros((3, 3)))) == 0
+    at_rest = ops.eye(3) if isinstance(penalty, rt.regularizers.Orthogonal) else ops.zeros((3, 3))
+    assert float(penalty(at_rest)) == 0
     small, large = (float(penalty(scale * ops.ones((3, 3)))) for scale in (1, 2))
     assert 0 < small < large
 
 
 def test_a_penalty_saves_and_loads_with_its_model(penalty, tmp_path):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, kernel_regularizer=penalty)])
-    for name in penalty.get_config():
+    for name in penalty.strengths:
         setattr(penalty, name, 0.5)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.layers[0].kernel_regularizer.get_config() == penalty.get_config()
+    assert again.layers[0].kernel_regularizer.get_config() == penalty.strengths
     assert len(again.get_weights()) == 2

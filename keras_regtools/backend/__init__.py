@@ -42,6 +42,8 @@ being differentiated, into another function, not yet compiled:
   compile, which leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
 - `squared_norms(tensors)`: the sum of squares of each, as one tensor;
+- `dropout(x, rate, shape, seeds)`: the outputs of `keras.random.dropout`, with a rate that is in a
+  variable of three: the rate, 1 less it, and the inverse of that;
 - `describe()`: the backend's version and what it makes of the processor, as a dict of strings;
 - `assign_row(variable, index, value, assigned)` assigns one entry of a variable.
 """
@@ -64,6 +66,7 @@ after = _chosen.after
 recompute_apart = _chosen.recompute_apart
 cond = _chosen.cond
 dense = _chosen.dense
+dropout = _chosen.dropout
 describe = _chosen.describe
 frozen_draws = _chosen.frozen_draws
 gnvp = _chosen.gnvp
@@ -94,6 +97,7 @@ __all__ = [
     "recompute_apart",
     "cond",
     "dense",
+    "dropout",
     "describe",
     "frozen_draws",
     "gnvp",

@@ -122,3 +122,16 @@ class StepAccumulator(_plain.StepAccumulator):
 
 def snapshot(condition, variables):
     return [variable.value for variable in variables]
+
+
+def dropout(x, rate, shape, seeds):
+    """As `keras.random.dropout` draws and scales, with a rate that is in a variable."""
+    rate = jax.numpy.asarray(rate)
+    if not _is_traced(rate):
+        return _plain.dropout(x, rate, shape, seeds)
+    shape = x.shape if shape is None else shape
+    kept = jax.random.bernoulli(seeds.next(), p=rate[1], shape=shape)
+    # Compiled, Keras' division by a constant becomes a product with its inverse.
+    raised = x * (1 / rate[1].astype(x.dtype))
+    kept = jax.numpy.broadcast_to(kept, x.shape)
+    return jax.lax.select(kept, raised, jax.numpy.zeros_like(x))

@@ -1,5 +1,6 @@
 """What needs no backend where one process sees whole arrays and knows their shapes."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -73,6 +74,12 @@ def assign_row(variable, index, value, assigned):
 def watch_steps(model, due, watch):
     """The compiled training step anew, watched in every call: what is not due, it leaves out."""
     make_step(model)
+
+
+def dropout(x, rate, shape, seeds):
+    """With a rate that is a number by now."""
+    current = np.asarray(ops.convert_to_numpy(rate))[0]
+    return keras.random.dropout(x, float(str(current)), shape, seeds)
 
 
 class StepAccumulator:

@@ -262,3 +262,14 @@ def _onednn():
     if "avx512_vnni" in flags:
         return "on, as on every processor with AVX-512 VNNI"
     return "off, as on every processor without AVX-512 VNNI; TF_ENABLE_ONEDNN_OPTS=1 turns it on"
+
+
+def dropout(x, rate, shape, seeds):
+    """As `keras.random.dropout` draws and scales, with a rate that is in a variable."""
+    rate, _, scale = tf.unstack(tf.cast(tf.convert_to_tensor(rate), x.dtype))
+    shape = tf.shape(x) if shape is None else shape
+    seed = seeds.next()
+    if seed.dtype != tf.int32:
+        seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
+    draws = tf.random.stateless_uniform(shape, seed, dtype=x.dtype)
+    return tf.where(draws >= rate, x * scale, tf.zeros_like(x))

@@ -12,6 +12,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     assign_row,
     cond,
     dense,
+    dropout,
     once,
     recompute_apart,
     replicas,

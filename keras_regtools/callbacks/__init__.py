@@ -7,6 +7,7 @@ from keras_regtools.callbacks.measure import Measure
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.precise_batch_norm import PreciseBatchNorm
 from keras_regtools.callbacks.report import Report
+from keras_regtools.callbacks.schedule import Schedule
 from keras_regtools.callbacks.sharpness import Sharpness
 from keras_regtools.callbacks.trajectory import WeightTrajectory
 
@@ -18,6 +19,7 @@ __all__ = [
     "PenaltyMonitor",
     "PreciseBatchNorm",
     "Report",
+    "Schedule",
     "Sharpness",
     "WeightTrajectory",
 ]

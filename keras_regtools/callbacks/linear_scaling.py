@@ -228,8 +228,7 @@ class LinearScalingLR(RecordingCallback):
 
     def _announce(self, base, target, steps):
         if self.verbose:
-            params = self.params or {}
-            length = (params.get("epochs") or 0) * (params.get("steps") or 0)
+            length = math.prod((self.params or {}).get(n) or 0 for n in ("epochs", "steps"))
             short = f", of which this fit makes {length}" if 0 < length < steps else ""
             print(f"LinearScalingLR: from {base} to {target} in {steps} steps{short}")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
 import keras
 
+from keras_regtools import layers
+from keras_regtools.regularizers import Penalty
 from keras_regtools.surgery.graph import (
     channel_axis,
     fused_activation,
@@ -19,6 +22,17 @@ from keras_regtools.surgery.instrument import LINEAR, split_activation
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 from keras_regtools.validation import flag, rate
 
+_OF_RANK = {
+    1: layers.SpatialDropout1D,
+    2: layers.SpatialDropout2D,
+    3: layers.SpatialDropout3D,
+}
+_SPATIAL = (
+    *_OF_RANK.values(),
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
 _KERNELS = ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer")
 
 
@@ -29,6 +43,7 @@ def regularize(
     dense: Any = None,
     conv_dropout: float | None = None,
     dense_dropout: float | None = None,
+    spatial_dropout: bool = False,
     batch_norm: bool = False,
 ) -> keras.Model:
     """A copy of a model with penalties, dropout and batch normalization, convolutional and dense
@@ -42,7 +57,12 @@ def regularize(
         conv_dropout, dense_dropout: Dropout rates in [0, 1) after the activation of each
             layer of the group but output layers; a `Dropout` that already stands there gets the
             new rate, but for stochastic depth (a `noise_shape` of ones, which drops whole
-            samples). `None` leaves things as they are.
+            samples). `None` leaves things as they are. The layers are ours, whose `.rate` can be
+            changed during a fit.
+        spatial_dropout: Whether dropout behind convolutions drops whole channels, as
+            `SpatialDropout2D` does, which
+            [Tompson et al., 2015](https://arxiv.org/abs/1411.4280) propose: neighbouring pixels
+            say nearly the same. A `Dropout` that stands there becomes a spatial one.
         batch_norm: Whether to put batch normalization after each convolutional and dense layer
             that has none, but output layers. An activation fused into the layer is split out and
             comes after it.
@@ -78,17 +98,27 @@ def regularize(
         for name, value in (("conv", conv_dropout), ("dense", dense_dropout))
     }
     batch_norm = flag("batch_norm", batch_norm)
-    seen, skipped = set(), []
+    spatial = flag("spatial_dropout", spatial_dropout)
+    seen: set[str] = set()
+    skipped: list[Any] = []
+    fits: dict[Any, Any] = {}
+
+    def fitting(penalty, layer, key):
+        if not isinstance(penalty, Penalty):
+            return penalty
+        found = penalty.of_layer(layer, key)
+        return fits.setdefault((id(penalty), str(found)), found)
 
     def replace(layer, graph):
         kind = group(layer)
         if kind is None:
-            return _replace_other(layer, graph, rates, skipped)
+            return _replace_other(layer, graph, rates, skipped, spatial)
         seen.add(kind)
         changes = {}
         if penalties[kind] is not None:
-            config = unwrapped(layer).get_config()
-            changes = {key: penalties[kind] for key in _KERNELS if key in config}
+            inner = unwrapped(layer)
+            keys = [key for key in _KERNELS if key in inner.get_config()]
+            changes = {key: fitting(penalties[kind], inner, key) for key in keys}
         new = copy_of(layer, **changes)
         end = graph.end_of_block(layer)
         inner = not graph.leads_to_output(end)
@@ -96,7 +126,7 @@ def regularize(
         if batch_norm and inner and not _has_normalization(layer, graph):
             chain = _with_normalization(layer, new, graph)
         if end is layer and inner:
-            chain += _dropout_after(layer, graph, rates[kind])
+            chain += _dropout_after(layer, graph, layer, rates, spatial)
         return chain
 
     result = rewrite(model, replace)
@@ -115,7 +145,7 @@ def regularize(
     return result
 
 
-def _replace_other(layer, graph, rates, skipped):
+def _replace_other(layer, graph, rates, skipped, spatial):
     """Layers without a kernel: dropout goes behind the last one of a block, or changes there."""
     if _is_dropout(layer):
         owners = [graph.owner(before) for before in graph.feeding(layer)]
@@ -124,22 +154,52 @@ def _replace_other(layer, graph, rates, skipped):
         new_rate = wanted.pop() if len(wanted) == 1 else None
         if wanted:  # it stands behind several groups
             skipped.append(layer)
-        return [copy_of(layer) if new_rate is None else copy_of(layer, rate=new_rate)]
+        if new_rate is None:
+            return [copy_of(layer)]
+        return [_changed(layer, new_rate, owners if spatial else [])]
     if has_kernel(layer) and not isinstance(layer, keras.layers.Embedding):
         skipped.append(layer)
     owner = graph.owner(layer)
     chain = [copy_of(layer)]
     if owner is not None and not graph.leads_to_output(layer):
-        chain += _dropout_after(layer, graph, rates[group(owner)])
+        chain += _dropout_after(layer, graph, owner, rates, spatial)
     return chain
 
 
 def _is_dropout(layer):
     """Whether a layer is a plain dropout; one that drops whole samples is stochastic depth."""
-    if type(layer) is not keras.layers.Dropout:
+    if type(layer) in _SPATIAL:
+        return True
+    if type(layer) not in (keras.layers.Dropout, layers.Dropout):
         return False
     shape = layer.noise_shape
     return shape is None or any(size != 1 for size in shape[1:])
+
+
+def _changed(layer, rate, owners):
+    """A dropout that stands there already, with another rate: ours from now on."""
+    kind = getattr(layers, type(layer).__name__)
+    config = {"noise_shape": None, **layer.get_config()}
+    if type(layer) not in _SPATIAL and config["noise_shape"] is None:
+        whole = [_spatial_kind(owner) for owner in owners if owner is not None]
+        if whole and None not in whole:
+            kind, formats = whole[0]
+            config = {"seed": layer.seed, "name": layer.name, "dtype": layer.dtype_policy}
+            config |= formats
+    own = inspect.signature(kind.__init__).parameters
+    if "kwargs" not in own:
+        config = {key: value for key, value in config.items() if key in own}
+    return kind.from_config({**config, "rate": rate})
+
+
+def _spatial_kind(owner):
+    """The class of dropout that drops whole channels of a convolution, and its settings."""
+    kind = _OF_RANK.get(getattr(owner, "rank", None)) if group(owner) == "conv" else None
+    if kind is None:  # inside `TimeDistributed` too, where a step is one of the axes
+        return None
+    first = channel_axis(owner) == 1
+    named = {"data_format": "channels_first" if first else "channels_last"}
+    return kind, ({} if owner.rank == 1 else named)
 
 
 def _has_normalization(layer, graph):
@@ -161,11 +221,16 @@ def _with_normalization(layer, new, graph):
     return [copy_of(new, **LINEAR), normalization, split_activation(layer, graph)]
 
 
-def _dropout_after(layer, graph, value):
+def _dropout_after(layer, graph, owner, rates, spatial):
+    value = rates[group(owner)]
     if not value or _is_dropout(graph.after(layer)):
         return []
-    name = graph.free_name(f"{layer.name}_dropout")
-    return [keras.layers.Dropout(value, name=name, dtype=layer.dtype_policy)]
+    name, dtype = graph.free_name(f"{layer.name}_dropout"), layer.dtype_policy
+    whole = _spatial_kind(owner) if spatial else None
+    if whole is not None:
+        kind, formats = whole
+        return [kind(value, name=name, dtype=dtype, **formats)]
+    return [layers.Dropout(value, name=name, dtype=dtype)]
 
 
 def _penalty(name, given):

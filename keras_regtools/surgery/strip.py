@@ -1,9 +1,12 @@
 """Take what is ours out of a model again."""
 
+import warnings
+
 import keras
 
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
-from keras_regtools.regularizers.strength import Penalty
+from keras_regtools.layers.dropout import VariableRate
+from keras_regtools.regularizers import L1, L1L2, L2, Penalty
 from keras_regtools.surgery.graph import group, unwrapped
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 
@@ -12,9 +15,10 @@ def strip(model: keras.Model) -> keras.Model:
     """A copy of a model without anything of ours, to export: the inverse of `instrument`.
 
     Instrumented layers become Keras' own, recorders go, activations that `instrument` split out go
-    back into their layer, and our regularizers become Keras' with their present strength, but for
-    those inside a wrapper such as `TimeDistributed` or `Bidirectional`, which stay ours. Virtual
-    batches are given up: Keras' layer has none.
+    back into their layer, dropout and our regularizers become Keras' with their present rate or
+    strength, but for regularizers inside a wrapper such as `TimeDistributed` or `Bidirectional`,
+    which stay ours. Virtual batches are given up, and penalties that Keras does not have, with a
+    warning; penalties of the user's own stay.
 
     Args:
         model: A built Sequential or functional model.
@@ -46,6 +50,10 @@ def strip(model: keras.Model) -> keras.Model:
             own = {"before", "virtual_batch_size", *inner.recorder.spec.config()}
             config = {k: v for k, v in inner.get_config().items() if k not in own}
             plain = keras.layers.BatchNormalization.from_config({**config, **changes})
+            wrapped = inner is not layer
+            return [keras.layers.TimeDistributed(plain, name=layer.name) if wrapped else plain]
+        if isinstance(inner, VariableRate):
+            plain = getattr(keras.layers, type(inner).__name__).from_config(inner.get_config())
             wrapped = inner is not layer
             return [keras.layers.TimeDistributed(plain, name=layer.name) if wrapped else plain]
         activation = _split_off(layer, graph)
@@ -84,7 +92,16 @@ def _plain_penalties(layer):
     """Keras' own regularizers in place of ours, as changes to the layer's configuration."""
     found = {key: getattr(layer, key, None) for key in layer.get_config()}
     return {
-        key: getattr(keras.regularizers, type(value).__name__)(**value.get_config())
+        key: _plain(value)
         for key, value in found.items()
-        if isinstance(value, Penalty)
+        if isinstance(value, Penalty) and type(value).__module__.startswith("keras_regtools.")
     }
+
+
+def _plain(penalty):
+    if type(penalty) in (L1, L2, L1L2):
+        return getattr(keras.regularizers, type(penalty).__name__)(
+            **{name: getattr(penalty, name) for name in penalty.strengths}
+        )
+    warnings.warn(f"Keras has no {type(penalty).__name__}: `strip` leaves it out.", stacklevel=2)
+    return None

@@ -19,6 +19,7 @@ from keras_regtools.training.scaling import (
     take_out,
     warmup_factor,
 )
+from keras_regtools.training.step_hooks import add_step_hook, remove_step_hook
 
 __all__ = [
     "ROWS",
@@ -28,6 +29,7 @@ __all__ = [
     "ScaledSchedule",
     "ScheduleCorrection",
     "add_hook",
+    "add_step_hook",
     "base_optimizers",
     "bind",
     "correct_momentum",
@@ -37,6 +39,7 @@ __all__ = [
     "release",
     "remake_step",
     "remove_hook",
+    "remove_step_hook",
     "take_out",
     "training_optimizer",
     "velocities",

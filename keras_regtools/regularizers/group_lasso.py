@@ -1,0 +1,62 @@
+"""Group lasso: a penalty under which whole filters, units or inputs become zero."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_regtools.regularizers.kernels import KERNELS, OVER, OfKernel, groups_of
+from keras_regtools.regularizers.strength import Strength
+from keras_regtools.validation import among
+
+
+@keras.saving.register_keras_serializable(package="keras_regtools")
+class GroupLasso(OfKernel):
+    """The penalty `l21 * Σ_g √(size of g) * ‖w_g‖₂` over groups of the weights of a kernel.
+
+    From [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x). The square root of
+    the size makes groups of different sizes alike; sizes are those of a kernel's own groups.
+
+    A kernel by itself does not say which of its axes are outputs. `regularize` looks at the layer
+    and sets `kernel=` for each; by hand it is needed for depthwise, transposed, LSTM and GRU
+    kernels.
+
+    Args:
+        l21: Strength, a finite float, zero or above.
+        over: What a group is: `"filters"` of convolutions and `"units"` of other layers, which both
+            are all weights that lead to one output, or `"inputs"`, all weights that come from one.
+        kernel: `"standard"` for Dense, convolutional, simple recurrent and embedding layers,
+            `"depthwise"`, `"transposed"`, `"lstm"` or `"gru"` (a unit owns its column in each
+            gate).
+
+    Raises:
+        ValueError: a strength that is negative, NaN or infinite; an unknown `over` or `kernel`;
+            when called, a weight that is no such kernel.
+
+    Example:
+
+    >>> penalty = GroupLasso(0.1)
+    >>> kernel = keras.ops.array([[3.0, 0.0], [4.0, 0.0]])  # two inputs, two units
+    >>> round(float(penalty(kernel)), 6)  # 0.1 · √2 · (5 + 0)
+    0.707107
+    """
+
+    l21 = Strength()
+
+    def __init__(self, l21: float = 0.01, over: str = "filters", kernel: str = "standard") -> None:
+        self.over, self.kernel = among(OVER)("over", over), among(KERNELS)("kernel", kernel)
+        super().__init__(l21=l21)
+
+    def __call__(self, x: Any) -> Any:
+        groups = groups_of(x, self.over, self.kernel)
+        squares = ops.sum(ops.square(groups), axis=0)
+        away = squares > 0  # the norm has no derivative at zero: 0 is one of those it may have
+        norms = ops.where(away, ops.sqrt(ops.where(away, squares, 1.0)), 0.0)
+        size = math.prod(x.shape) // math.prod(squares.shape) if 0 not in x.shape else 0
+        return ops.cast(self.strengths["l21"], x.dtype) * math.sqrt(size) * ops.sum(norms)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "over": self.over, "kernel": self.kernel}
