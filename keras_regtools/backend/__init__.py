@@ -42,6 +42,8 @@ being differentiated, into another function, not yet compiled:
   compile, which leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
 - `squared_norms(tensors)`: the sum of squares of each, as one tensor;
+- `draws()` and `same_draws(draws)`, a context in which unseeded draws that are not variables of the
+  model are those that followed `draws()`, and leave no trace;
 - `dropout(x, rate, shape, seeds)`: the outputs of `keras.random.dropout`, with a rate that is in a
   variable of three: the rate, 1 less it, and the inverse of that;
 - `describe()`: the backend's version and what it makes of the processor, as a dict of strings;
@@ -67,6 +69,8 @@ recompute_apart = _chosen.recompute_apart
 cond = _chosen.cond
 dense = _chosen.dense
 dropout = _chosen.dropout
+draws = _chosen.draws
+same_draws = _chosen.same_draws
 describe = _chosen.describe
 frozen_draws = _chosen.frozen_draws
 gnvp = _chosen.gnvp
@@ -84,6 +88,8 @@ value_and_grad = _chosen.value_and_grad
 watch_steps = _chosen.watch_steps
 conditional_assign = _chosen.conditional_assign
 
+# Variables that are not the model's are constants of a compiled step.
+CONSTANTS_OUTSIDE = _name == "jax"
 # TensorFlow's moments hide the mean inside the variance from second derivatives.
 MOMENTS_HAVE_SECOND_DERIVATIVES = _name != "tensorflow"
 # PyTorch's are computed as E[x²] − E[x]², which cancels, down to negative variances.
@@ -91,12 +97,14 @@ MOMENTS_CANCEL = _name == "torch"
 
 __all__ = [
     "StepAccumulator",
+    "CONSTANTS_OUTSIDE",
     "MOMENTS_CANCEL",
     "MOMENTS_HAVE_SECOND_DERIVATIVES",
     "after",
     "recompute_apart",
     "cond",
     "dense",
+    "draws",
     "dropout",
     "describe",
     "frozen_draws",
@@ -109,6 +117,7 @@ __all__ = [
     "assign_row",
     "replicas",
     "require",
+    "same_draws",
     "squared_norms",
     "traced_function",
     "value_and_grad",

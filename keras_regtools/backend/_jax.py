@@ -12,10 +12,12 @@ from keras_regtools.backend._plain import (  # noqa: F401
     after,
     assign_row,
     dense,
+    draws,
     once,
     recompute_apart,
     replicas,
     require,
+    same_draws,
     squared_norms,
     traced_function,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import cond, watch_steps  # noqa: F401
+from keras_regtools.backend._plain import cond, draws, same_draws, watch_steps  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     StepAccumulator,
@@ -271,5 +271,5 @@ def dropout(x, rate, shape, seeds):
     seed = seeds.next()
     if seed.dtype != tf.int32:
         seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
-    draws = tf.random.stateless_uniform(shape, seed, dtype=x.dtype)
-    return tf.where(draws >= rate, x * scale, tf.zeros_like(x))
+    drawn = tf.random.stateless_uniform(shape, seed, dtype=x.dtype)
+    return tf.where(drawn >= rate, x * scale, tf.zeros_like(x))

@@ -152,3 +152,14 @@ def snapshot(condition, variables):
     if not condition:
         return None
     return [variable.value.detach().clone() for variable in variables]
+
+
+def draws():
+    return torch.get_rng_state()
+
+
+@contextlib.contextmanager
+def same_draws(draws):
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(draws)
+        yield

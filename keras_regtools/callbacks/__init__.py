@@ -9,6 +9,7 @@ from keras_regtools.callbacks.precise_batch_norm import PreciseBatchNorm
 from keras_regtools.callbacks.report import Report
 from keras_regtools.callbacks.schedule import Schedule
 from keras_regtools.callbacks.sharpness import Sharpness
+from keras_regtools.callbacks.sharpness_aware import SharpnessAwareMinimization
 from keras_regtools.callbacks.trajectory import WeightTrajectory
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "Schedule",
     "Sharpness",
+    "SharpnessAwareMinimization",
     "WeightTrajectory",
 ]
 

@@ -6,6 +6,7 @@ from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.optimizer_hooks import (
     add_hook,
     base_optimizers,
+    exchange_gradients,
     held_optimizers,
     remove_hook,
     training_optimizer,
@@ -19,12 +20,14 @@ from keras_regtools.training.scaling import (
     take_out,
     warmup_factor,
 )
+from keras_regtools.training.sharpness_aware import SharpnessAwareHook, perturbation
 from keras_regtools.training.step_hooks import add_step_hook, remove_step_hook
 
 __all__ = [
     "ROWS",
     "GradientHook",
     "SCALED",
+    "SharpnessAwareHook",
     "RateScaling",
     "ScaledSchedule",
     "ScheduleCorrection",
@@ -34,8 +37,10 @@ __all__ = [
     "bind",
     "correct_momentum",
     "end",
+    "exchange_gradients",
     "hand_on",
     "held_optimizers",
+    "perturbation",
     "release",
     "remake_step",
     "remove_hook",

@@ -10,6 +10,7 @@ from keras_regtools.keras_internals import (
     shadowed,
     unshadow,
 )
+from keras_regtools.training.step_hooks import renew_step_hooks
 
 
 class _Bound:
@@ -73,6 +74,7 @@ def watch_steps(model, due, watching):
 
 def remake_step(model):
     """Compile the training step anew, with the hooks that its optimizers have now."""
+    renew_step_hooks(model)
     bound = _of(model)
     if bound is not None and bound.watched is not None:
         backend.watch_steps(model, *bound.watched)

@@ -47,7 +47,8 @@ def add_hook(optimizer, hook):
     """Call `hook(optimizer)` before each `optimizer.apply`, inside a compiled step too.
 
     A hook with the methods `before(optimizer, gradients, variables)` and `after(held)` is called by
-    them instead, before and after; `after` gets what `before` gave.
+    them instead, before and after; `after` gets what `before` gave. One with the method
+    `exchange(optimizer, gradients, variables)` gives other gradients, before all others.
 
     `apply` is shadowed on this instance alone. A step that is compiled already does not see the
     hook: drop it with `keras_internals.make_step`.
@@ -69,6 +70,48 @@ def remove_hook(optimizer, hook):
         unshadow(optimizer, "apply")
 
 
+class _Exchanged:
+    """The `stateless_apply` of a loss scale, which does not call `apply` on JAX."""
+
+    def __init__(self, model, optimizer, hook):
+        self.model, self.optimizer, self.hook = model, optimizer, hook
+
+    def __call__(self, state, grads, trainable):
+        optimizer = self.optimizer
+        places = [*optimizer.variables, *self.model().trainable_variables]
+        pairs = list(zip(places, [*state, *trainable], strict=True))
+        with keras.StatelessScope(state_mapping=pairs):
+            grads = self.hook.exchange(optimizer, list(grads), None)
+        return type(optimizer).stateless_apply(optimizer, state, grads, trainable)
+
+    def __deepcopy__(self, memo):
+        raise TypeError("An optimizer with hooks inside its step cannot be copied during the fit")
+
+
+def exchange_gradients(model, hook):
+    """Have `hook.exchange` give the gradients that the optimizer of a model updates with.
+
+    Args:
+        model: A function that gives the model.
+        hook: As for `add_hook`.
+
+    Returns:
+        A function that undoes it.
+    """
+    optimizer = model().optimizer
+    add_hook(optimizer, hook)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales:
+        shadow(optimizer, "stateless_apply", _Exchanged(model, optimizer, hook))
+
+    def undo():
+        remove_hook(optimizer, hook)
+        if scales:
+            unshadow(optimizer, "stateless_apply")
+
+    return undo
+
+
 class _Hooked:
     """The optimizer's own `apply` with hooks before it."""
 
@@ -81,9 +124,12 @@ class _Hooked:
         if not optimizer.built and trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             optimizer.build(trainable_variables)
+        for hook in self.hooks:
+            if hasattr(hook, "exchange"):
+                grads = hook.exchange(optimizer, list(grads), trainable_variables)
         seeing = [hook for hook in self.hooks if hasattr(hook, "before")]
         for hook in self.hooks:
-            if hook not in seeing:
+            if hook not in seeing and not hasattr(hook, "exchange"):
                 hook(optimizer)
         if seeing:
             grads = list(grads)
