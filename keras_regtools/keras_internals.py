@@ -1,5 +1,7 @@
 """Internal: what leans on what Keras does not promise, each with a test and a clear error."""
 
+import sys
+
 import keras
 
 
@@ -168,3 +170,18 @@ def _uses(outputs):
     else:
         for value in outputs:
             yield from _uses(value)
+
+
+def updating_optimizer():
+    """The optimizer whose `apply` runs now and calls a constraint, or `None`.
+
+    A constraint is told the variable alone.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "apply":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, keras.optimizers.Optimizer):
+                return owner
+        frame = frame.f_back
+    return None

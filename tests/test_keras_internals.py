@@ -208,3 +208,52 @@ def test_a_configuration_of_another_form_is_told(monkeypatch):
     monkeypatch.setattr(model, "get_config", lambda: {"layers": []}, raising=False)
     with pytest.raises(RuntimeError, match="the entry 'output_layers' of a functional"):
         internals.connections(model)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_constraint_is_called_by_the_apply_of_the_optimizer_that_updates(scaled):
+    found, base = [], keras.optimizers.Adam(gradient_accumulation_steps=2)
+    optimizer = keras.optimizers.LossScaleOptimizer(base) if scaled else base
+    model = compiled(optimizer)
+
+    def constraint(variable):
+        found.append(internals.updating_optimizer())
+        return variable
+
+    model.layers[0].kernel.constraint = constraint
+    model.fit(X, Y, batch_size=4, verbose=0)
+    assert found
+    assert all(one is base for one in found)
+    assert internals.updating_optimizer() is None
+
+
+def test_a_regularizer_gets_the_variable_before_the_first_step():
+    seen = []
+
+    class Seeing(keras.regularizers.Regularizer):
+        def __call__(self, x):
+            seen.append(x)
+            return 0.0 * keras.ops.sum(x)
+
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, kernel_regularizer=Seeing())]
+    )
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+    assert seen[0] is model.layers[0].kernel
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        ("Adam", "velocity"),
+        ("Nadam", "velocity"),
+        ("RMSprop", "velocity"),
+        ("Adagrad", "accumulator"),
+    ],
+)
+def test_what_an_optimizer_divides_by_is_named_so(kind, ending):
+    model = compiled(getattr(keras.optimizers, kind)())
+    model.optimizer.build(model.trainable_variables)
+    held = [v for v in model.optimizer.variables if v.name.endswith(f"_{ending}")]
+    assert [tuple(v.shape) for v in held] == [tuple(v.shape) for v in model.trainable_variables]

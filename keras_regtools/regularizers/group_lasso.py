@@ -8,13 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_regtools.regularizers.kernels import KERNELS, OVER, OfKernel, groups_of
+from keras_regtools.regularizers.kernels import KERNELS, OVER, OfKernel, groups_of, like_kernel
+from keras_regtools.regularizers.proximal import Proximal
 from keras_regtools.regularizers.strength import Strength
 from keras_regtools.validation import among
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
-class GroupLasso(OfKernel):
+class GroupLasso(OfKernel, Proximal):
     """The penalty `l21 * Σ_g √(size of g) * ‖w_g‖₂` over groups of the weights of a kernel.
 
     From [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x). The square root of
@@ -32,6 +33,10 @@ class GroupLasso(OfKernel):
             `"depthwise"`, `"transposed"`, `"lstm"` or `"gru"` (a unit owns its column in each
             gate).
 
+        proximal: Whether it acts by a proximal step after each update, which gives groups of exact
+            zeros, as for `L1`: w_g ← w_g · max(1 − η l21 √(size) / ‖w_g‖, 0). Under Adam and its
+            like no closed form has a step of its own for each weight: the group takes its mean.
+
     Raises:
         ValueError: a strength that is negative, NaN or infinite; an unknown `over` or `kernel`;
             when called, a weight that is no such kernel.
@@ -46,17 +51,33 @@ class GroupLasso(OfKernel):
 
     l21 = Strength()
 
-    def __init__(self, l21: float = 0.01, over: str = "filters", kernel: str = "standard") -> None:
+    def __init__(
+        self,
+        l21: float = 0.01,
+        over: str = "filters",
+        kernel: str = "standard",
+        proximal: bool = False,
+    ) -> None:
         self.over, self.kernel = among(OVER)("over", over), among(KERNELS)("kernel", kernel)
-        super().__init__(l21=l21)
+        super().__init__(proximal, l21=l21)
 
     def __call__(self, x: Any) -> Any:
-        groups = groups_of(x, self.over, self.kernel)
+        groups = groups_of(self.seen(x), self.over, self.kernel)
         squares = ops.sum(ops.square(groups), axis=0)
         away = squares > 0  # the norm has no derivative at zero: 0 is one of those it may have
         norms = ops.where(away, ops.sqrt(ops.where(away, squares, 1.0)), 0.0)
         size = math.prod(x.shape) // math.prod(squares.shape) if 0 not in x.shape else 0
         return ops.cast(self.strengths["l21"], x.dtype) * math.sqrt(size) * ops.sum(norms)
+
+    def shrunk(self, w: Any, steps: Any) -> Any:
+        groups = groups_of(w, self.over, self.kernel)
+        if len(steps.shape):
+            steps = ops.mean(groups_of(steps, self.over, self.kernel), axis=0)
+        norms = ops.sqrt(ops.sum(ops.square(groups), axis=0))
+        threshold = ops.cast(self.strength_of_step("l21"), w.dtype) * steps
+        threshold = threshold * math.sqrt(groups.shape[0])
+        kept = ops.maximum(1.0 - threshold / ops.where(norms > 0, norms, 1.0), 0.0)
+        return w * like_kernel(kept, tuple(w.shape), self.over, self.kernel)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "over": self.over, "kernel": self.kernel}

@@ -53,6 +53,16 @@ def groups_of(x, over, kernel):
     return ops.reshape(ops.transpose(x, axes), (-1, before))
 
 
+def like_kernel(values, shape, over, kernel):
+    """A number for each group, in the shape that multiplies a kernel of `shape`."""
+    outputs = over != "inputs"
+    if kernel in _GATES:
+        return ops.tile(values, _GATES[kernel]) if outputs else values[:, None]
+    if kernel == "depthwise":
+        return ops.reshape(values, shape[-2:]) if outputs else values[:, None]
+    return values if outputs != (kernel == "transposed") else values[:, None]
+
+
 def kernel_of(layer, name):
     """Which of `KERNELS` a regularizer of a layer gets.
 

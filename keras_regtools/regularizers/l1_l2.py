@@ -1,20 +1,28 @@
 """L1, L2 and both, with Keras' arguments and formulas."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_regtools.regularizers.proximal import Proximal
 from keras_regtools.regularizers.strength import Penalty, Strength
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
-class L1(Penalty):
+class L1(Proximal):
     """The penalty `l1 * sum(|w|)`, with a strength that can change during training.
 
-    It drives weights towards zero, but a gradient step never lands on zero exactly: say with
-    which threshold you call a weight sparse.
+    It drives weights towards zero, but a gradient step never lands on zero exactly. With
+    `proximal=True` the penalty is in the loss that is reported and not in the gradient; after each
+    update the optimizer then makes the proximal step w ← sign(w) · max(|w| − η l1, 0), which gives
+    exact zeros. η is the learning rate; under Adam, AdamW, Nadam, RMSprop and Adagrad it is that of
+    each weight, rate / (√v̂ + ε): the step of the metric in which they move, so that a weight whose
+    gradient stays within ± l1 stays zero.
 
     Args:
         l1: Strength, a finite float, zero or above.
+        proximal: Whether it acts by a proximal step.
 
     Raises:
         ValueError: a strength that is negative, NaN or infinite.
@@ -31,11 +39,15 @@ class L1(Penalty):
 
     l1 = Strength()
 
-    def __init__(self, l1: float = 0.01) -> None:
-        super().__init__(l1=l1)
+    def __init__(self, l1: float = 0.01, proximal: bool = False) -> None:
+        super().__init__(proximal, l1=l1)
 
     def __call__(self, x):
-        return _l1(self.strengths["l1"], x)
+        return _l1(self.strengths["l1"], self.seen(x))
+
+    def shrunk(self, w: Any, steps: Any) -> Any:
+        threshold = ops.cast(self.strength_of_step("l1"), w.dtype) * steps
+        return ops.sign(w) * ops.maximum(ops.abs(w) - threshold, 0.0)
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")

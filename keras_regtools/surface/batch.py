@@ -9,6 +9,7 @@ from keras_regtools import backend
 from keras_regtools.forward import all_layers, call_model, overridden, watched
 from keras_regtools.forward.masks import masks_of
 from keras_regtools.layers.recording import silent_calls
+from keras_regtools.regularizers.proximal import whole_gradients
 from keras_regtools.surface.classification import normalized, right_and_counted
 from keras_regtools.surface.exact import exact_calls
 from keras_regtools.surface.loss import along_samples, compiled_loss
@@ -90,7 +91,8 @@ class BatchLoss:
         return outputs, added
 
     def _call_model(self, *args):
-        outputs, added = self.call_model(*args)
+        with whole_gradients():
+            outputs, added = self.call_model(*args)
         return (normalized(self.loss, outputs) if self.normalized else outputs), added
 
     def overrides(self, exact=False):

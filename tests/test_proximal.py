@@ -1,0 +1,270 @@
+"""Zeros that are zeros: proximal steps under Keras' optimizers, by hand and by scikit-learn."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_regtools as rt
+
+pytestmark = pytest.mark.backends
+array = keras.ops.convert_to_numpy
+RNG = np.random.default_rng(0)
+TORCH = keras.backend.backend() == "torch"
+
+
+def soft(w, t):
+    return np.sign(w) * np.maximum(np.abs(w) - t, 0)
+
+
+X = RNG.normal(size=(12, 4)).astype("float32")
+Y = RNG.normal(size=(12, 3)).astype("float32")
+
+
+def slope(w):
+    return 2 * X.T @ (X @ w - Y) / Y.size
+
+
+def linear(penalty, optimizer, **settings):
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(3, use_bias=False, kernel_regularizer=penalty)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    model.compile(optimizer, "mse", **settings)
+    return model
+
+
+def fitted(model, epochs=5, batch=12, **settings):
+    history = model.fit(X, Y, batch_size=batch, epochs=epochs, verbose=0, shuffle=False, **settings)
+    return array(model.layers[0].kernel), history.history
+
+
+@pytest.mark.parametrize("jit", [False] if TORCH else [False, True])
+def test_under_sgd_it_is_soft_thresholding_after_each_update(jit):
+    model = linear(
+        rt.regularizers.L1(0.05, proximal=True), keras.optimizers.SGD(0.3, 0.9), jit_compile=jit
+    )
+    w, v, losses = array(model.layers[0].kernel).astype("float64"), 0.0, []
+    for _ in range(8):
+        losses.append(((X @ w - Y) ** 2).mean() + 0.05 * np.abs(w).sum())
+        v = 0.9 * v - 0.3 * slope(w)
+        w = soft(w + v, 0.3 * 0.05)
+    found, history = fitted(model, 8)
+    np.testing.assert_allclose(found, w, atol=2e-6)
+    assert (found == 0).tolist() == (w == 0).tolist()
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+
+
+def adam(v, t, rate, b2=0.999, eps=1e-7):
+    return rate / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "amsgrad", "RMSprop", "Adagrad"])
+def test_under_optimizers_with_a_metric_each_weight_has_its_own_threshold(kind):
+    rate, strength = 0.05, 0.02
+    made = {
+        "Adam": lambda: keras.optimizers.Adam(rate),
+        "AdamW": lambda: keras.optimizers.AdamW(rate, weight_decay=0.0),
+        "amsgrad": lambda: keras.optimizers.Adam(rate, amsgrad=True),
+        "RMSprop": lambda: keras.optimizers.RMSprop(rate),
+        "Adagrad": lambda: keras.optimizers.Adagrad(rate),
+    }[kind]()
+    model = linear(rt.regularizers.L1(strength, proximal=True), made)
+    w = array(model.layers[0].kernel).astype("float64")
+    m = v = 0.0
+    if kind == "Adagrad":
+        v = 0.1
+    for t in range(1, 13):
+        g = slope(w)
+        if kind == "RMSprop":
+            v = 0.9 * v + 0.1 * g**2
+            steps = rate / np.sqrt(v + 1e-7)
+            w = soft(w - steps * g, strength * steps)
+        elif kind == "Adagrad":
+            v = v + g**2
+            steps = rate / np.sqrt(v + 1e-7)
+            w = soft(w - steps * g, strength * steps)
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            alpha = rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            w = w - alpha * m / (np.sqrt(v) + 1e-7)
+            w = soft(w, strength * adam(v, t, rate))
+    found, _ = fitted(model, 12)
+    np.testing.assert_allclose(found, w, atol=2e-4)
+
+
+@pytest.mark.parametrize("over", ["units", "inputs"])
+def test_whole_groups_become_zero(over):
+    penalty = rt.regularizers.GroupLasso(0.12, over=over, proximal=True)
+    model = linear(penalty, keras.optimizers.SGD(0.3))
+    w = array(model.layers[0].kernel).astype("float64")
+    axis = 0 if over == "units" else 1
+    for _ in range(30):
+        w = w - 0.3 * slope(w)
+        norms = np.sqrt((w**2).sum(axis, keepdims=True))
+        w = w * np.maximum(1 - 0.3 * 0.12 * np.sqrt(w.shape[axis]) / norms, 0)
+    found, _ = fitted(model, 30)
+    np.testing.assert_allclose(found, w, atol=2e-6)
+    assert 0 < (found == 0).all(axis).sum() < found.shape[1 - axis]
+
+
+KERNELS = {
+    "Conv2D": lambda p: (keras.layers.Conv2D(3, 2, kernel_regularizer=p), "standard"),
+    "Conv2DTranspose": lambda p: (
+        keras.layers.Conv2DTranspose(3, 2, kernel_regularizer=p),
+        "transposed",
+    ),
+    "DepthwiseConv2D": lambda p: (
+        keras.layers.DepthwiseConv2D(2, depth_multiplier=2, depthwise_regularizer=p),
+        "depthwise",
+    ),
+}
+
+
+@pytest.mark.parametrize("over", ["filters", "inputs"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_group_of_every_kind_of_kernel_shrinks_by_its_own_factor(name, over):
+    kernel = KERNELS[name](None)[1]
+    penalty = rt.regularizers.GroupLasso(0.05, over=over, kernel=kernel, proximal=True)
+    layer, _ = KERNELS[name](penalty)
+    model = keras.Sequential([keras.Input((4, 4, 4)), layer])
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    x = np.zeros((2, 4, 4, 4), "float32")
+    before = array(layer.kernel).astype("float64")
+    model.fit(x, np.zeros((2, *layer.output.shape[1:])), verbose=0)
+    outputs = {"standard": (3,), "transposed": (2,), "depthwise": (2, 3)}[kernel]
+    inputs = {"standard": (2,), "transposed": (3,), "depthwise": (2,)}[kernel]
+    axes = outputs if over == "filters" else inputs
+    rest = tuple(a for a in range(4) if a not in axes)
+    norms = np.sqrt((before**2).sum(rest, keepdims=True))
+    size = np.prod([before.shape[a] for a in rest])
+    expected = before * np.maximum(1 - 0.05 * np.sqrt(size) / norms, 0)
+    np.testing.assert_allclose(array(layer.kernel), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("gates", [("LSTM", 4), ("GRU", 3)])
+def test_units_of_gated_layers_go_whole(gates):
+    kind, count = gates
+    penalty = rt.regularizers.GroupLasso(0.25, over="units", kernel=kind.lower(), proximal=True)
+    layer = getattr(keras.layers, kind)(5, kernel_regularizer=penalty)
+    model = keras.Sequential([keras.Input((3, 2)), layer])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    model.fit(RNG.normal(size=(8, 3, 2)), RNG.normal(size=(8, 5)), epochs=3, verbose=0)
+    w = array(layer.cell.kernel).reshape(2, count, 5)
+    zero = (w == 0).all((0, 1))
+    assert zero.any()
+    assert ((w == 0).any((0, 1)) == zero).all()
+
+
+def test_a_lasso_is_that_of_scikit_learn():
+    lasso = pytest.importorskip("sklearn.linear_model").Lasso(
+        alpha=0.1, fit_intercept=False, tol=1e-7
+    )
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 12)).astype("float32")
+    truth = np.where(rng.random(12) < 0.4, rng.normal(size=12), 0.0)
+    y = (x @ truth + 0.1 * rng.normal(size=60)).astype("float32")
+    lasso.fit(x, y)
+    layer = keras.layers.Dense(
+        1, use_bias=False, kernel_regularizer=rt.regularizers.L1(0.1, proximal=True)
+    )
+    model = keras.Sequential([keras.Input((12,)), layer])
+    model.compile(keras.optimizers.SGD(0.3), lambda y, p: 0.5 * ops.mean((y - p) ** 2, axis=-1))
+    model.fit(x, y[:, None], batch_size=60, epochs=300, verbose=0)
+    found = array(layer.kernel)[:, 0]
+    assert (found != 0).tolist() == (lasso.coef_ != 0).tolist()
+    np.testing.assert_allclose(found, lasso.coef_, atol=1e-4)
+
+
+def test_a_strength_that_changes_acts_at_once():
+    penalty = rt.regularizers.L1(0.0, proximal=True)
+    model = linear(penalty, keras.optimizers.SGD(0.3))
+    w = array(model.layers[0].kernel).astype("float64")
+    schedule = rt.callbacks.Schedule(penalty, "l1", lambda e: [0.0, 0.2, 0.05][e])
+    for strength in (0.0, 0.2, 0.05):
+        w = soft(w - 0.3 * slope(w), 0.3 * strength)
+    found, _ = fitted(model, 3, callbacks=[schedule])
+    np.testing.assert_allclose(found, w, atol=2e-6)
+
+
+def test_accumulated_steps_are_followed_by_one():
+    penalty = rt.regularizers.L1(0.1, proximal=True)
+    model = linear(penalty, keras.optimizers.SGD(0.3, gradient_accumulation_steps=3))
+    w = array(model.layers[0].kernel).astype("float64")
+    for _ in range(4):
+        w = soft(w - 0.3 * slope(w), 0.3 * 0.1)
+    found, _ = fitted(model, 4, batch=4)
+    np.testing.assert_allclose(found, w, atol=2e-6)
+
+
+def test_with_a_loss_scale_and_a_schedule_of_the_rate():
+    rate = keras.optimizers.schedules.ExponentialDecay(0.3, 1, 0.5)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(rate))
+    model = linear(rt.regularizers.L1(0.1, proximal=True), optimizer)
+    w = array(model.layers[0].kernel).astype("float64")
+    for t in range(4):
+        w = soft(w - 0.3 * 0.5**t * slope(w), 0.3 * 0.5**t * 0.1)
+    found, _ = fitted(model, 4)
+    np.testing.assert_allclose(found, w, atol=2e-6)
+
+
+def test_a_constraint_of_the_users_follows():
+    penalty = rt.regularizers.L1(0.05, proximal=True)
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(
+        3, use_bias=False, kernel_regularizer=penalty, kernel_constraint=keras.constraints.NonNeg()
+    )
+    model = keras.Sequential([keras.Input((4,)), layer])
+    model.compile(keras.optimizers.SGD(0.3), "mse")
+    w = array(layer.kernel).astype("float64")
+    for _ in range(5):
+        w = np.maximum(soft(w - 0.3 * slope(w), 0.3 * 0.05), 0)
+    np.testing.assert_allclose(fitted(model)[0], w, atol=2e-6)
+    assert type(keras.models.clone_model(model).layers[0].kernel_constraint).__name__ == "NonNeg"
+
+
+def test_the_surface_has_the_gradient_of_its_loss():
+    model = linear(rt.regularizers.L1(0.5, proximal=True), "sgd")
+    fitted(model, 1)
+    surface = rt.LossSurface(model, X, Y)
+    w = surface.params
+    _, g = surface.value_and_gradient(w)
+    np.testing.assert_allclose(
+        array(g[0]), slope(array(w[0])) + 0.5 * np.sign(array(w[0])), atol=1e-5
+    )
+
+
+def test_together_with_sharpness_aware_minimization():
+    penalty = rt.regularizers.L1(0.1, proximal=True)
+    model = linear(penalty, keras.optimizers.SGD(0.3))
+    w = array(model.layers[0].kernel).astype("float64")
+    for _ in range(4):
+        g = slope(w)
+        w = soft(w - 0.3 * slope(w + 0.2 * g / np.linalg.norm(g)), 0.3 * 0.1)
+    sam = rt.callbacks.SharpnessAwareMinimization(0.2)
+    found, _ = fitted(model, 4, callbacks=[sam])
+    np.testing.assert_allclose(found, w, atol=5e-6)
+
+
+def test_saved_copied_and_stripped(tmp_path):
+    penalty = rt.regularizers.L1(0.1, proximal=True)
+    model = linear(penalty, keras.optimizers.SGD(0.3))
+    fitted(model, 1)
+    model.save(tmp_path / "m.keras")
+    back = keras.saving.load_model(tmp_path / "m.keras")
+    assert back.layers[0].kernel_regularizer.proximal
+    before = (fitted(back, 30)[0] == 0).sum()
+    assert before > 0
+    again = rt.regularize(model, dense=rt.regularizers.GroupLasso(0.3, proximal=True))
+    again.compile(keras.optimizers.SGD(0.3), "mse")
+    assert (fitted(again, 100)[0] == 0).any()
+    assert rt.strip(model).layers[0].kernel_regularizer.get_config()["l1"] == pytest.approx(0.1)
+    assert repr(penalty) == "L1(l1=0.1, proximal=True)"
+
+
+def test_without_it_nothing_changes():
+    ends = []
+    for penalty in (rt.regularizers.L1(0.1), keras.regularizers.L1(0.1)):
+        ends.append(fitted(linear(penalty, keras.optimizers.SGD(0.3)))[0])
+    np.testing.assert_array_equal(*ends)
+    with pytest.raises(ValueError, match="`proximal` must be"):
+        rt.regularizers.L1(0.1, proximal="yes")
