@@ -288,6 +288,7 @@ CALLBACKS = {
     "Schedule": lambda tmp: rt.callbacks.Schedule(
         lambda model: model.get_layer("conv").kernel_regularizer, "l2", decay, by="step", key="l2"
     ),
+    "WeightMonitor": lambda tmp: rt.callbacks.WeightMonitor(),
     "SharpnessAwareMinimization": lambda tmp: rt.callbacks.SharpnessAwareMinimization(),
 }
 # On rates, on moving statistics, on strengths, on gradients.

@@ -103,9 +103,19 @@ CURVES = [
             "conv/kernel": (EPOCHS, [0.125, 0.0625]),
         },
     ),
+    (
+        plots.kernel_norms,
+        of(**{f"kernels/{n}/norm": v for n, v in {"a": [1, 2], "b": [3, 4]}.items()}),
+        {"a": (EPOCHS, [1, 2]), "b": (EPOCHS, [3, 4])},
+    ),
 ]
 OF_LANDSCAPES = ("contour", "line", "surface")  # in test_landscape_pictures.py
-OF_RECORDS = {case[0]: case[1] for case in CURVES} | {plots.activation_ranges: LAYERS}
+OF_RECORDS = {case[0]: case[1] for case in CURVES} | {
+    plots.activation_ranges: LAYERS,
+    plots.kernel_sparsity: of(
+        **{"kernels/a/zero_share": [0, 0.5], "kernels/a/small_share": [0, 1]}
+    ),
+}
 each_plot = pytest.mark.parametrize(("plot", "records"), list(OF_RECORDS.items()))
 
 

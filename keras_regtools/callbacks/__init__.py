@@ -11,6 +11,7 @@ from keras_regtools.callbacks.schedule import Schedule
 from keras_regtools.callbacks.sharpness import Sharpness
 from keras_regtools.callbacks.sharpness_aware import SharpnessAwareMinimization
 from keras_regtools.callbacks.trajectory import WeightTrajectory
+from keras_regtools.callbacks.weights import WeightMonitor
 
 __all__ = [
     "ActivationMonitor",
@@ -23,6 +24,7 @@ __all__ = [
     "Schedule",
     "Sharpness",
     "SharpnessAwareMinimization",
+    "WeightMonitor",
     "WeightTrajectory",
 ]
 

@@ -13,6 +13,7 @@ from keras_regtools.plots.learning_rate import learning_rate
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 from keras_regtools.plots.sharpness import sharpness
+from keras_regtools.plots.weights import kernel_norms, kernel_sparsity
 
 __all__ = [
     "accuracy",
@@ -21,6 +22,8 @@ __all__ = [
     "contour",
     "density",
     "gradient_norms",
+    "kernel_norms",
+    "kernel_sparsity",
     "learning_rate",
     "line",
     "loss",
