@@ -33,6 +33,7 @@ SEEDED = (
     "batch_norm_landscape.py",
     "distribution_shift.py",
     "internal_covariate_shift.py",
+    "sharpness_aware.py",
     "small_vs_large_batch.py",
 )
 REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png", "sharpness.png"}
@@ -50,6 +51,7 @@ LEFT_BEHIND = {
         "runs.csv",
         "small_vs_large_batch.png",
     },
+    "sharpness_aware.py": {"accuracy.csv", "runs.csv", "sharpness_aware.png"},
     "search_lenet5.py": {"search.png", "trials.csv", "trials"},
 }
 

@@ -266,6 +266,18 @@ def test_penalties_and_data_loss_add_up_to_the_loss(validated):
     assert ("val_data_loss" in monitor.records.names()) == validated
 
 
+def test_the_penalties_stand_apart_from_the_data_loss_in_the_logs_on_request():
+    model = model_of(layers.Dense(3, kernel_regularizer=rt.regularizers.L2(0.1)), rate=0.0)
+    seen = []
+    see = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    callbacks = [PenaltyMonitor(logs=["penalty", "data_loss", "val_data_loss"]), see]
+    fit(model, callbacks, validation_data=(X, Y), epochs=2)
+    for logs in seen:
+        assert logs["penalty"] + logs["data_loss"] == pytest.approx(logs["loss"], rel=1e-5)
+        assert logs["penalty"] + logs["val_data_loss"] == pytest.approx(logs["val_loss"], rel=1e-5)
+    assert len(model.history.history["data_loss"]) == 2
+
+
 def test_time_is_counted():
     def slow(surface):
         import time

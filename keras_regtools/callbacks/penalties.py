@@ -8,7 +8,7 @@ from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan,
 from keras_regtools.regularizers import penalties
 from keras_regtools.validation import keras_model
 
-_LOGS = ("penalty",)
+_LOGS = ("penalty", "data_loss", "val_data_loss")
 
 
 class PenaltyMonitor(RecordingCallback):
@@ -17,11 +17,12 @@ class PenaltyMonitor(RecordingCallback):
     The records get `penalty/<weight>` for each regularized weight, `penalty`, their sum,
     `data_loss`, the training loss less the mean of the penalties before and after the epoch, and
     `val_data_loss`, the validation loss without the penalties, in epochs with validation. The
-    history gets `penalty`. Of a model without penalties nothing is recorded.
+    history gets `penalty`, and the others if they are in the logs. Of a model without penalties
+    nothing is recorded.
 
     Args:
-        logs: `["penalty"]` or `"all"` puts it into the logs too, which the progress bar prints and
-            other callbacks watch.
+        logs: Names among `penalty`, `data_loss` and `val_data_loss`, or `"all"`: what goes into
+            the logs too, which the progress bar prints and other callbacks watch.
 
     Raises:
         ValueError: unknown `logs`; when the fit begins, a model that is not compiled.
@@ -45,6 +46,7 @@ class PenaltyMonitor(RecordingCallback):
         super().__init__("penalty_monitor")
         self.logs = names_of_logs(logs, _LOGS)
         self._total: Any = None
+        self._apart: dict[str, float] = {}
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)
@@ -65,16 +67,21 @@ class PenaltyMonitor(RecordingCallback):
             self._total = sum(values.values())
             new = {f"penalty/{path}": value for path, value in values.items()}
             new["penalty"] = self._total
+            self._apart = {}
             if "loss" in (logs or {}):
                 new["data_loss"] = logs["loss"] - (self._before + self._total) / 2
+                self._apart = {"data_loss": new["data_loss"]}
             self._before = self._total
             self.record(epoch, new)
 
     def on_test_end(self, logs: Any = None) -> None:
         if self._over and self._total is not None and "loss" in (logs or {}):
-            self.record(self._epoch, {"val_data_loss": logs["loss"] - self._total})
+            self._apart["val_data_loss"] = logs["loss"] - self._total
+            self.record(self._epoch, {"val_data_loss": self._apart["val_data_loss"]})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         if self._total is not None:
             self.tell(logs, {"penalty": finite_or_nan(self._total)}, self.logs)
+            wanted = {n: finite_or_nan(v) for n, v in self._apart.items() if n in self.logs}
+            self.tell(logs, wanted, self.logs)
