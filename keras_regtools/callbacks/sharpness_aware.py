@@ -52,7 +52,8 @@ class SharpnessAwareMinimization(RecordingCallback):
     Args:
         rho: Length ρ of the step, a finite float, zero or above. It can be assigned and follow a
             `Schedule`; on JAX an assignment during a fit compiles the step anew.
-        adaptive: Whether to scale the step by the weights (ASAM); .5 is a usual `rho` then.
+        adaptive: Whether to scale the step by the weights (ASAM). Its paper has a `rho` of .5 for
+            large networks; small ones may not train with more than .2.
         every: Do it in every so many updates, beginning with the first.
         m: Samples per part: each part takes a step of its own and the mean of their gradients
             counts (m-sharpness), at the cost of one gradient more. `None` for the whole batch.
