@@ -251,3 +251,42 @@ def test_a_model_with_a_step_of_its_own():
     values = [float(ops.convert_to_numpy(schedule(ops.convert_to_tensor(t)))) for t in range(8)]
     kernel = ops.convert_to_numpy(model.dense.kernel)
     np.testing.assert_allclose(kernel, by_hand(values), rtol=2e-5)
+
+
+NATURAL = {
+    "product": lambda t: 0.01 * t,
+    "power": lambda t: 0.9**t,
+    "exp": lambda t: ops.exp(-0.1 * t),
+    "quotient": lambda t: t / 10,
+}
+
+
+@pytest.mark.parametrize("name", NATURAL)
+def test_a_function_of_the_step_reckons_with_a_float(name):
+    penalty = rt.regularizers.L2(0.0)
+    callback = rt.callbacks.Schedule(penalty, "l2", NATURAL[name], by="step", key="l2")
+    _, history = trained(callback, penalty, epochs=1)
+    expected = {"product": 0.07, "power": 0.9**7, "exp": np.exp(-0.7), "quotient": 0.7}[name]
+    assert history["l2"] == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="steps are calls of Python there")
+def test_a_function_that_cannot_be_traced_is_told():
+    penalty = rt.regularizers.L2(0.0)
+    callback = rt.callbacks.Schedule(
+        penalty, "l2", lambda t: 0.1 if float(t) < 3 else 0.2, by="step"
+    )
+    with pytest.raises(ValueError, match="a function of a tensor, written with `keras.ops`"):
+        trained(callback, penalty)
+
+
+def test_names_in_the_logs_are_names_of_their_own():
+    penalty = rt.regularizers.L1L2(0.0, 0.0)
+    for key in ("", "loss", "val_loss"):
+        with pytest.raises(ValueError, match="a `key` of its own in the logs|`key` must be"):
+            rt.callbacks.Schedule(penalty, "l2", abs, key=key)
+    one, two = (
+        rt.callbacks.Schedule(penalty, name, lambda e: 0.1, key="x") for name in ("l1", "l2")
+    )
+    with pytest.raises(ValueError, match="a second 'x'"):
+        trained(one, penalty, more=[two])

@@ -370,3 +370,96 @@ def test_a_step_of_the_users_own_is_warned_of():
     with pytest.warns(UserWarning, match="Own has a training step of its own"):
         fitted(model, SAM(0.5))
     assert model.get_weights()[0][0, 0] == pytest.approx(1.75, abs=1e-6)
+
+
+def test_each_part_draws_masks_of_its_own():
+    inputs = keras.Input((400,))
+    drop = keras.layers.Dropout(0.5, seed=1)
+    outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(drop(inputs))
+    for m in (None, 1, 4):
+        model = keras.Model(inputs, outputs)
+        model.set_weights([np.zeros((400, 1), "float32")])
+        model.compile(keras.optimizers.SGD(1.0), lambda y, p: ops.mean(p, axis=-1))
+        fitted(model, SAM(0.0, m=m), np.ones((8, 400), "float32"), np.zeros((8, 1)), batch=8)
+        kept = -model.get_weights()[0] / 2 * 8  # in how many of the eight masks
+        assert len(np.unique(np.round(kept))) >= 7, m
+
+
+def test_states_of_layers_see_the_clean_pass_only():
+    if TORCH:
+        pytest.skip("plain Keras cannot train a stateful layer there")
+    x, y = RNG.normal(size=(20, 3, 2)).astype("float32"), RNG.normal(size=(20, 2))
+    ends = []
+    for sam in (None, SAM(0.0)):
+        keras.utils.set_random_seed(0)
+        rnn = keras.layers.SimpleRNN(4, stateful=True)
+        model = keras.Sequential([keras.Input((3, 2), batch_size=10), rnn, keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        fitted(model, sam, x, y, batch=10, epochs=2)
+        ends.append([*model.get_weights(), ops.convert_to_numpy(rnn.states[0])])
+    for plain, ours in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*assign their own weights")
+def test_layers_that_assign_their_own_weights():
+    dense = keras.layers.SpectralNormalization(keras.layers.Dense(1, use_bias=False))
+    model = keras.Sequential([keras.Input((1,)), dense])
+    model.compile(keras.optimizers.SGD(0.05), quadratic)
+    if keras.backend.backend() != "jax":
+        with pytest.warns(UserWarning, match="assign their own weights in a step"):
+            fitted(model, SAM(0.1))
+        return
+    ends = []
+    for sam in (None, SAM(0.0)):
+        keras.utils.set_random_seed(0)
+        dense = keras.layers.SpectralNormalization(keras.layers.Dense(4))
+        model = keras.Sequential([keras.Input((5,)), dense, keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(0.05), "mse")
+        x = np.random.default_rng(1).normal(size=(8, 5)).astype("float32")
+        ends.append(fitted(model, sam, x, x[:, :2], batch=8, epochs=3).get_weights())
+    for plain, ours in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5)
+
+
+def test_a_list_that_a_search_copies_keeps_its_schedule():
+    sam = SAM(0.1)
+    schedule = rt.callbacks.Schedule(sam, "rho", lambda epoch: 0.5, key="rho")
+    for given in ([sam, schedule], [schedule, sam]):
+        copies = copy.deepcopy(given)
+        model = fitted(one_weight(keras.optimizers.SGD(0.1)), None, more=copies)
+        assert model.get_weights()[0][0, 0] == pytest.approx(1.75, abs=1e-6)
+    with pytest.raises(ValueError, match="not among the callbacks of this fit"):
+        fitted(one_weight("sgd"), None, more=[schedule])
+
+
+def test_a_second_one_in_a_fit_is_refused():
+    with pytest.raises(ValueError, match="one `SharpnessAwareMinimization` in a fit"):
+        fitted(one_weight("sgd"), SAM(0.1), more=[SAM(0.2)])
+
+
+def test_settings_that_a_step_was_compiled_with_stay():
+    sam = SAM(0.1)
+    for name in ("every", "m", "adaptive"):
+        with pytest.raises(AttributeError):
+            setattr(sam, name, 0)
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch modules")
+def test_modules_of_pytorch_are_refused():
+    import torch
+
+    class Mixed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = torch.nn.Linear(5, 4), keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.outer(self.inner(x))
+
+    model = Mixed()
+    x = np.ones((4, 5), "float32")
+    model(x)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="with PyTorch modules in"):
+        fitted(model, SAM(0.1), x, x[:, :2])

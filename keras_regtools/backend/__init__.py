@@ -42,8 +42,8 @@ being differentiated, into another function, not yet compiled:
   compile, which leaves the update compiled as if nobody looked;
 - `dense(gradient)`: a gradient as one tensor;
 - `squared_norms(tensors)`: the sum of squares of each, as one tensor;
-- `draws()` and `same_draws(draws)`, a context in which unseeded draws that are not variables of the
-  model are those that followed `draws()`, and leave no trace;
+- `draws()` and `same_draws(draws, part)`, a context in which unseeded draws that no variables of
+  the model hold are those that followed `draws()`, others for each part, and leave no trace;
 - `dropout(x, rate, shape, seeds)`: the outputs of `keras.random.dropout`, with a rate that is in a
   variable of three: the rate, 1 less it, and the inverse of that;
 - `describe()`: the backend's version and what it makes of the processor, as a dict of strings;

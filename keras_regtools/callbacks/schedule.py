@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import weakref
@@ -46,7 +47,8 @@ class Schedule(RecordingCallback):
             `lambda model: model.get_layer("drop")`.
         name: The setting: `"l2"`, `"rate"`, `"rho"`.
         schedule: A `keras.optimizers.schedules.LearningRateSchedule`, or a function of a number
-            that gives one. By step it gets a tensor and is written with `keras.ops`.
+            that gives one. By step it gets a float tensor and is written with `keras.ops`; steps
+            are those of batches, also where gradients are accumulated.
         by: `"epoch"` or `"step"`.
         key: The name in the logs and records; `<owner's name>/<name>` unless given.
 
@@ -71,6 +73,7 @@ class Schedule(RecordingCallback):
     """
 
     shared = ("owner", "schedule")  # what a search's copy acts on, too
+    dropped = ("_undo", "_owners")
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class Schedule(RecordingCallback):
         self.owner, self.setting, self.schedule = owner, text("name", name), schedule
         self.by = one_of("by", by, ("epoch", "step"))
         self.key = key if key is None else text("key", key)
+        if key is not None and (not key or key == "loss" or key.startswith("val_")):
+            raise ValueError(f"Expected a `key` of its own in the logs. Received: key={key!r}")
         if not inspect.isfunction(owner):
             self._found(owner)
         self._undo: Any = None
@@ -120,9 +125,14 @@ class Schedule(RecordingCallback):
             variable = setting_of(one, self.setting).variable(one)
             of_fit = isinstance(one, keras.callbacks.Callback) and one.model is model
             if not of_fit and id(variable) not in known:
+                lacks = (
+                    f"{type(one).__name__}, which is not among the callbacks of this fit"
+                    if isinstance(one, keras.callbacks.Callback)
+                    else f"{one!r}, which the model does not have"
+                )
                 raise ValueError(
-                    f"Expected a part of the model {model.name!r} to follow a schedule. Received: "
-                    f"{one!r}, which the model does not have"
+                    f"Expected a part of the fit of the model {model.name!r} to follow a "
+                    f"schedule. Received: {lacks}"
                 )
             claim = ("schedule", id(variable))
             if claim in self.records.claims:
@@ -131,6 +141,12 @@ class Schedule(RecordingCallback):
                     f"{self.setting!r} of {one!r}"
                 )
             self.records.claims.add(claim)
+        if ("schedule", self._key) in self.records.claims:
+            raise ValueError(
+                f"Expected a name of its own for each schedule. Received: a second {self._key!r}. "
+                "Pass `key=`"
+            )
+        self.records.claims.add(("schedule", self._key))
 
     def fit_begins(self, epoch: int) -> None:
         if self.by == "epoch":
@@ -153,7 +169,11 @@ class Schedule(RecordingCallback):
 
     def _value(self, at):
         """The value at an epoch or step, as a float that the setting can take."""
-        given = self.schedule(ops.convert_to_tensor(at) if self.by == "step" else at)
+        given = (
+            _at_step(self.schedule, ops.convert_to_tensor(at))
+            if self.by == "step"
+            else (self.schedule(at))
+        )
         try:
             value = float(str(np.asarray(ops.convert_to_numpy(given))[()]))
         except (TypeError, ValueError):
@@ -185,11 +205,29 @@ class Schedule(RecordingCallback):
             self._undo = None
 
     def __deepcopy__(self, memo):
-        undo, self._undo = self._undo, None
-        try:
-            return super().__deepcopy__(memo)
-        finally:
-            self._undo = undo
+        new = super().__deepcopy__(memo)
+        new.owner = _copied_callbacks(self.owner, memo)
+        return new
+
+
+def _copied_callbacks(owner, memo):
+    """Callbacks are copied with the list that they stand in; parts of a model are not."""
+    if isinstance(owner, (list, tuple)):
+        return [_copied_callbacks(one, memo) for one in owner]
+    return copy.deepcopy(owner, memo) if isinstance(owner, keras.callbacks.Callback) else owner
+
+
+def _at_step(schedule, step):
+    """The value of a schedule of the step; a function gets a float, with which it can reckon."""
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        step = ops.cast(step, "float32")
+    try:
+        return schedule(step)
+    except Exception as error:
+        raise ValueError(
+            "Expected a `schedule` that by step is a function of a tensor, written with "
+            f"`keras.ops` (as `keras.ops.where` for `if`). It gave: {type(error).__name__}: {error}"
+        ) from error
 
 
 class _StepHook:
@@ -199,7 +237,7 @@ class _StepHook:
         self.optimizer, self.schedule, self.owners, self.name = optimizer, schedule, owners, name
 
     def __call__(self, data):
-        value = ops.cast(self.schedule(iteration(self.optimizer) + 0), "float32")
+        value = ops.cast(_at_step(self.schedule, iteration(self.optimizer) + 0), "float32")
         for owner in self.owners:
             setting = setting_of(owner, self.name)
             variable = setting.variable(owner)

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.callbacks.recording import RecordingCallback
+from keras_regtools.forward import all_layers
 from keras_regtools.keras_internals import set_train_step
 from keras_regtools.state import Setting, State
 from keras_regtools.training import (
@@ -24,6 +25,9 @@ from keras_regtools.training import (
     remove_step_hook,
 )
 from keras_regtools.validation import flag, keras_model, non_negative, optional, positive_integer
+
+_ASSIGNING = (keras.layers.SpectralNormalization,)
+_OF_TORCH = (keras.layers.TorchModuleWrapper,)
 
 
 class _Rho(Setting):
@@ -49,18 +53,24 @@ class SharpnessAwareMinimization(RecordingCallback):
     training step of its own is warned of. With gradient accumulation each batch takes a step of its
     own, as parts of `m` samples do. It takes about the time of two plain steps.
 
+    Adaptive steps are ρ T²g/‖T g‖ with T = |w| + .01 for kernels and 1 for what has one axis.
+
     Args:
         rho: Length ρ of the step, a finite float, zero or above. It can be assigned and follow a
             `Schedule`; on JAX an assignment during a fit compiles the step anew.
         adaptive: Whether to scale the step by the weights (ASAM). Its paper has a `rho` of .5 for
             large networks; small ones may not train with more than .2.
-        every: Do it in every so many updates, beginning with the first.
+        every: Do it in every so many updates of the optimizer, beginning with its first. Under XLA
+            on a CPU that saves nothing: convolutions in a branch are slow there.
         m: Samples per part: each part takes a step of its own and the mean of their gradients
-            counts (m-sharpness), at the cost of one gradient more. `None` for the whole batch.
+            counts (m-sharpness), at the cost of one gradient more. Each part draws masks of its
+            own. It is meant for losses that are means over samples: parts count by their numbers
+            of samples. `None` for the whole batch.
 
     Raises:
         ValueError: a ρ that is negative or not finite, `every` or `m` that is no positive integer;
-            when the fit begins, a model that is not compiled, or one that is replicated by a
+            when the fit begins, a model that is not compiled, one that holds PyTorch modules, a
+            second callback of this kind, or a model that is replicated by a
             `tf.distribute` strategy, where each replica would take a step of its own.
 
     Example:
@@ -83,10 +93,25 @@ class SharpnessAwareMinimization(RecordingCallback):
     ) -> None:
         super().__init__("sharpness_aware")
         self._held = _Held(non_negative("rho", rho))
-        self.adaptive = flag("adaptive", adaptive)
-        self.every = positive_integer("every", every)
-        self.m = optional(positive_integer)("m", m)
+        self._adaptive = flag("adaptive", adaptive)
+        self._every = positive_integer("every", every)
+        self._m = optional(positive_integer)("m", m)
         self._undo: Any = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the step is scaled by the weights."""
+        return self._adaptive
+
+    @property
+    def every(self) -> int:
+        """In every how many updates it is done."""
+        return self._every
+
+    @property
+    def m(self) -> int | None:
+        """Samples per part, or `None`."""
+        return self._m
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,6 +132,25 @@ class SharpnessAwareMinimization(RecordingCallback):
                 "Expected a model that is not replicated: each replica would take a step of its "
                 f"own. Received: the model {model.name!r} on {replicas} replicas"
             )
+        wrapped = [la.name for la in all_layers(model) if isinstance(la, _OF_TORCH)]
+        if wrapped:
+            raise ValueError(
+                "Expected layers of Keras, whose loss is a function of their weights. Received: "
+                f"the model {model.name!r} with PyTorch modules in {wrapped}"
+            )
+        own = [la.name for la in all_layers(model) if isinstance(la, _ASSIGNING)]
+        if own and not backend.CONSTANTS_OUTSIDE:
+            warnings.warn(
+                f"{own} assign their own weights in a step. The second gradient goes through that "
+                "assignment, the first one does not, but on JAX.",
+                stacklevel=2,
+            )
+        others = [c for c in self.records.claims if c[0] == self.name and c[1] != id(self)]
+        if others:
+            raise ValueError(
+                "Expected one `SharpnessAwareMinimization` in a fit. Received: a second one"
+            )
+        self.records.claims.add((self.name, id(self)))
         if type(model).train_step is not keras.Model.train_step:
             warnings.warn(
                 f"{type(model).__name__} has a training step of its own. Sharpness-aware "
@@ -134,8 +178,12 @@ class SharpnessAwareMinimization(RecordingCallback):
         return type(self)(self.rho, self.adaptive, self.every, self.m)
 
 
+@keras.saving.register_keras_serializable(package="keras_regtools")
 class _Held(State):
     """Where ρ is."""
+
+    def get_config(self):
+        return {"rho": float(self.rho.value)}
 
     def __init__(self, rho):
         super().__init__(name="sharpness_aware")

@@ -73,7 +73,8 @@ class VariableRate:
 class Dropout(VariableRate, keras.layers.Dropout):
     """Keras' `Dropout` with a rate that can be changed, between fits or during one.
 
-    At the same rate and seed the outputs are those of `keras.layers.Dropout`, bit for bit.
+    At the same rate and seed the outputs are those of `keras.layers.Dropout`, bit for bit. At the
+    rate 0 a compiled step draws too, which Keras' layer does not: the seed moves on.
 
     Args:
         rate: Share of the entries that are set to zero, in [0, 1); the others are multiplied by

@@ -7,7 +7,8 @@ import keras
 from keras import ops, tree
 
 from keras_regtools import backend
-from keras_regtools.keras_internals import iteration
+from keras_regtools.forward import all_layers
+from keras_regtools.keras_internals import iteration, members
 from keras_regtools.training.optimizer_hooks import base_optimizers
 
 _ETA = 0.01  # added to |w| in adaptive steps, as in Kwon et al., 2021
@@ -72,10 +73,10 @@ class SharpnessAwareHook:
     def __call__(self, data):
         """At the beginning of a step: what the clean pass will change is kept."""
         model = self.model()
-        state = [*model.non_trainable_variables, *model.metrics_variables]
-        values = [ops.copy(ops.convert_to_tensor(v)) for v in state]
-        pairs = list(zip(state, values, strict=True))
-        self._batch = (data, pairs, ops.convert_to_tensor(self.rho()), backend.draws())
+        state = [*model.non_trainable_variables, *model.metrics_variables, *_held_apart(model)]
+        pairs = [(v, _copied(v)) for v in state]
+        rho = ops.convert_to_tensor(self.rho())
+        self._batch = (data, pairs, rho, backend.draws())
 
     def exchange(self, optimizer, gradients, variables):
         """The gradients to update with, in place of those of the clean pass."""
@@ -127,9 +128,9 @@ class SharpnessAwareHook:
             )
             return [w + next(shift) if c else w for w, c in zip(weights, chosen, strict=True)]
 
-        def slope(weights, data):
-            loss = _Loss(self.model(), state, data)
-            with backend.same_draws(draws):
+        def slope(weights, data, part=0):
+            loss = _Loss(self.model(), _of_part(state, part), data)
+            with backend.same_draws(draws, part if isinstance(part, int) else 0):
                 _, found = backend.value_and_grad(lambda p: loss(p) * ops.cast(scale, "float32"))(
                     weights
                 )
@@ -138,8 +139,39 @@ class SharpnessAwareHook:
         if self.m is None:
             return slope(above(weights, clean), data)
         return _mean_over_parts(
-            lambda part: slope(above(weights, slope(weights, part)), part), data, self.m, clean
+            lambda part, i: slope(above(weights, slope(weights, part, i)), part, i),
+            data,
+            self.m,
+            clean,
         )
+
+
+def _copied(variable):
+    return ops.copy(ops.convert_to_tensor(variable))
+
+
+def _held_apart(model):
+    """Variables that layers hold beside those of the model, as the states of recurrent layers."""
+    known = {id(v) for v in (*model.variables, *model.metrics_variables)}
+    found = {}
+    for layer in all_layers(model):
+        for value in members(layer):
+            if isinstance(value, keras.Variable) and id(value) not in known:
+                found[id(value)] = value
+    return list(found.values())
+
+
+def _of_part(state, part):
+    """The state with draws of its own for each part of a batch."""
+    if isinstance(part, int) and part == 0:
+        return state
+    apart = ops.cast(part, "int32") * 65536  # more than a step draws
+    return [
+        (v, t + ops.cast(ops.stack([0 * apart, apart]), t.dtype))
+        if v.name == "seed_generator_state"
+        else (v, t)
+        for v, t in state
+    ]
 
 
 class _Loss:
@@ -176,7 +208,7 @@ def _mean_over_parts(gradient, data, m, like):
         sizes = [min(m, count - i * m) for i in range(parts)]
         total = [ops.zeros_like(g) for g in like]
         for i, size in enumerate(sizes):
-            found = gradient(_part(data, i * m, i * m + size))
+            found = gradient(_part(data, i * m, i * m + size), i)
             total = [
                 t + ops.cast(g, t.dtype) * (size / count) for t, g in zip(total, found, strict=True)
             ]
@@ -184,7 +216,7 @@ def _mean_over_parts(gradient, data, m, like):
 
     def add(begin, *total):
         end = ops.minimum(begin + m, count)
-        found = gradient(_part(data, begin, end))
+        found = gradient(_part(data, begin, end), begin // m)
         share = ops.cast(end - begin, "float32") / ops.cast(count, "float32")
         return end, *(
             t + ops.cast(g, t.dtype) * ops.cast(share, t.dtype)
