@@ -24,10 +24,15 @@ def _has_weights(records):
 
 
 def _norm_caption(records):
+    norms = records.series("kernels/norm")[1]
+    told = ""
+    if len(norms) > 1 and all(map(math.isfinite, norms)):
+        verb = "shrank" if norms[-1] < norms[0] else "grew"
+        told = f" All together {verb} from {norms[0]:.3g} to {norms[-1]:.3g}."
     return (
-        "The length of the kernels of each layer, the first layers dark and the last light. Under "
-        "an L2 penalty they shrink; in front of batch normalization that changes the effective "
-        "learning rate only, not what the layer computes."
+        "The length of the kernels of each layer, the first layers dark and the last light."
+        f"{told} In front of batch normalization it changes the effective learning rate only, not "
+        "what the layer computes."
     )
 
 
