@@ -148,8 +148,20 @@ class SpatialDropout1D(_Spatial, keras.layers.SpatialDropout1D):
         super().__init__(rate, seed=seed, name=name, dtype=dtype)
 
 
+class _OfImages(_Spatial):
+    def __init__(
+        self,
+        rate: float,
+        data_format: str | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(rate, data_format=data_format, seed=seed, name=name, dtype=dtype)
+
+
 @keras.saving.register_keras_serializable(package="keras_regtools")
-class SpatialDropout2D(_Spatial, keras.layers.SpatialDropout2D):
+class SpatialDropout2D(_OfImages, keras.layers.SpatialDropout2D):
     """Keras' `SpatialDropout2D`, which drops whole channels, with a rate that can be changed.
 
     Args:
@@ -171,19 +183,9 @@ class SpatialDropout2D(_Spatial, keras.layers.SpatialDropout2D):
     0.1
     """
 
-    def __init__(
-        self,
-        rate: float,
-        data_format: str | None = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(rate, data_format=data_format, seed=seed, name=name, dtype=dtype)
-
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
-class SpatialDropout3D(_Spatial, keras.layers.SpatialDropout3D):
+class SpatialDropout3D(_OfImages, keras.layers.SpatialDropout3D):
     """Keras' `SpatialDropout3D`, which drops whole channels, with a rate that can be changed.
 
     Args:
@@ -204,13 +206,3 @@ class SpatialDropout3D(_Spatial, keras.layers.SpatialDropout3D):
     >>> layer.rate
     0.1
     """
-
-    def __init__(
-        self,
-        rate: float,
-        data_format: str | None = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(rate, data_format=data_format, seed=seed, name=name, dtype=dtype)

@@ -47,13 +47,9 @@ def kernel_norms(records: Any, ax: Any = None) -> Axes:
     Returns:
         The axes.
     """
-    ax = on(ax)
-    names = _layers(records, "norm")
-    if not names:
-        return note(ax, _NOTHING)
-    over_epochs(ax)
-    for name, colour in zip(names, by_depth(len(names)), strict=True):
-        curve(ax, records, name, label=_layer(name), color=colour)
+    ax, names = on(ax), _layers(records, "norm")
+    if not _each_layer(ax, records, names):
+        return ax
     log_if_wide(ax, [value for name in names for value in records.series(name)[1]])
     ax.set(title="Length of the kernels", ylabel="‖w‖₂")
     legend(ax)
@@ -92,18 +88,26 @@ def kernel_sparsity(records: Any, ax: Any = None) -> Axes:
     Returns:
         The axes.
     """
-    ax = on(ax)
-    names = _layers(records, "zero_share")
-    if not names:
-        return note(ax, _NOTHING)
-    over_epochs(ax)
+    ax, names = on(ax), _layers(records, "zero_share")
+    if not _each_layer(ax, records, names):
+        return ax
     for name, colour in zip(names, by_depth(len(names)), strict=True):
-        curve(ax, records, name, label=_layer(name), color=colour)
         small = name.replace("/zero_share", "/small_share")
         curve(ax, records, small, color=colour, linestyle="--", linewidth=1)
     ax.set(title="Zero weights, and small ones (dashed)", ylabel="share", ylim=(-0.02, 1.02))
     legend(ax)
     return ax
+
+
+def _each_layer(ax, records, names):
+    """A curve for each layer; false, and a sentence, where there is none."""
+    if not names:
+        note(ax, _NOTHING)
+        return False
+    over_epochs(ax)
+    for name, colour in zip(names, by_depth(len(names)), strict=True):
+        curve(ax, records, name, label=_layer(name), color=colour)
+    return True
 
 
 def _layer(name):
