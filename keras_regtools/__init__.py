@@ -13,7 +13,7 @@ from keras_regtools import (
     vectors,
 )
 from keras_regtools.surface import LossSurface
-from keras_regtools.surgery import instrument, recalibrate, regularize, strip
+from keras_regtools.surgery import instrument, recalibrate, regularize, shrink, strip
 from keras_regtools.version import __version__, show_versions
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "regularizers",
     "report",
     "show_versions",
+    "shrink",
     "strip",
     "tuner",
     "vectors",

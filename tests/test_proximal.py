@@ -47,18 +47,40 @@ def test_under_sgd_it_is_soft_thresholding_after_each_update(jit):
     for _ in range(8):
         losses.append(((X @ w - Y) ** 2).mean() + 0.05 * np.abs(w).sum())
         v = 0.9 * v - 0.3 * slope(w)
-        w = soft(w + v, 0.3 * 0.05)
+        w = soft(w + v, 0.3 / (1 - 0.9) * 0.05)
     found, history = fitted(model, 8)
     np.testing.assert_allclose(found, w, atol=2e-6)
     assert (found == 0).tolist() == (w == 0).tolist()
     np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "RMSprop"])
+def test_momentum_does_not_change_which_lasso_is_solved(kind):
+    made = {
+        "SGD": lambda: keras.optimizers.SGD(0.03, 0.9),
+        "Nesterov": lambda: keras.optimizers.SGD(0.03, 0.9, nesterov=True),
+        "RMSprop": lambda: keras.optimizers.RMSprop(
+            keras.optimizers.schedules.CosineDecay(0.02, 1500)
+        ),
+    }[kind]()
+    model = linear(rt.regularizers.L1(0.05, proximal=True), made)
+    often = 1500
+    model.fit(np.tile(X, (often, 1)), np.tile(Y, (often, 1)), 12, shuffle=False, verbose=0)
+    found, w = array(model.layers[0].kernel), np.zeros((4, 3))
+    for _ in range(3000):
+        w = soft(w - 0.3 * slope(w), 0.3 * 0.05)
+    assert 0 < (w == 0).sum() < w.size
+    np.testing.assert_allclose(found, w, atol=2e-4)
+    assert (found == 0).tolist() == (w == 0).tolist()
+
+
 def adam(v, t, rate, b2=0.999, eps=1e-7):
     return rate / (np.sqrt(v / (1 - b2**t)) + eps)
 
 
-@pytest.mark.parametrize("kind", ["Adam", "AdamW", "amsgrad", "RMSprop", "Adagrad"])
+@pytest.mark.parametrize(
+    "kind", ["Adam", "AdamW", "amsgrad", "RMSprop", "RMSprop momentum", "Adagrad"]
+)
 def test_under_optimizers_with_a_metric_each_weight_has_its_own_threshold(kind):
     rate, strength = 0.05, 0.02
     made = {
@@ -66,6 +88,7 @@ def test_under_optimizers_with_a_metric_each_weight_has_its_own_threshold(kind):
         "AdamW": lambda: keras.optimizers.AdamW(rate, weight_decay=0.0),
         "amsgrad": lambda: keras.optimizers.Adam(rate, amsgrad=True),
         "RMSprop": lambda: keras.optimizers.RMSprop(rate),
+        "RMSprop momentum": lambda: keras.optimizers.RMSprop(rate, momentum=0.5),
         "Adagrad": lambda: keras.optimizers.Adagrad(rate),
     }[kind]()
     model = linear(rt.regularizers.L1(strength, proximal=True), made)
@@ -75,10 +98,12 @@ def test_under_optimizers_with_a_metric_each_weight_has_its_own_threshold(kind):
         v = 0.1
     for t in range(1, 13):
         g = slope(w)
-        if kind == "RMSprop":
+        if kind.startswith("RMSprop"):
+            kept = 0.5 if "momentum" in kind else 0.0
             v = 0.9 * v + 0.1 * g**2
             steps = rate / np.sqrt(v + 1e-7)
-            w = soft(w - steps * g, strength * steps)
+            m = kept * m + steps * g
+            w = soft(w - m, strength * steps / (1 - kept))
         elif kind == "Adagrad":
             v = v + g**2
             steps = rate / np.sqrt(v + 1e-7)

@@ -16,8 +16,9 @@ class L1(Proximal):
     It drives weights towards zero, but a gradient step never lands on zero exactly. With
     `proximal=True` the penalty is in the loss that is reported and not in the gradient; after each
     update the optimizer then makes the proximal step w ← sign(w) · max(|w| − η l1, 0), which gives
-    exact zeros. η is the learning rate; under Adam, AdamW, Nadam, RMSprop and Adagrad it is that of
-    each weight, rate / (√v̂ + ε): the step of the metric in which they move, so that a weight whose
+    exact zeros. η is the learning rate, divided by 1 - momentum under SGD and RMSprop, whose
+    velocities sum up gradients; under Adam, AdamW, Nadam, RMSprop and Adagrad it is that of each
+    weight, rate / (√v̂ + ε): the step of the metric in which they move, so that a weight whose
     gradient stays within ± l1 stays zero.
 
     Args:

@@ -76,12 +76,15 @@ class _Step:
 
 
 def _steps(optimizer, variable):
-    """How far an optimizer moves each weight for a gradient of 1: a tensor or a scalar."""
+    """How far an optimizer moves each weight for a lasting gradient of 1: a tensor or a scalar."""
     rate = ops.cast(optimizer.learning_rate, variable.dtype)
     every = optimizer.gradient_accumulation_steps
     if every:  # the others only gather
         updates = ops.equal(ops.mod(iteration(optimizer) + 1, every), 0)
         rate = rate * ops.cast(updates, variable.dtype)
+    # Velocities sum up gradients: in the long run a gradient of 1 moves 1 / (1 - momentum) steps.
+    if isinstance(optimizer, (keras.optimizers.SGD, keras.optimizers.RMSprop)):
+        rate = rate / (1 - optimizer.momentum)
     ending = next((end for kind, end in _METRICS.items() if isinstance(optimizer, kind)), None)
     if ending is None:
         return rate

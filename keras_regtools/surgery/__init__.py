@@ -3,11 +3,13 @@
 from keras_regtools.surgery.instrument import instrument
 from keras_regtools.surgery.recalibrate import recalibrate
 from keras_regtools.surgery.regularize import regularize
+from keras_regtools.surgery.shrink import shrink
 from keras_regtools.surgery.strip import strip
 
 __all__ = [
     "instrument",
     "recalibrate",
     "regularize",
+    "shrink",
     "strip",
 ]

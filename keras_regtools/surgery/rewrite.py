@@ -19,7 +19,7 @@ from keras_regtools.surgery.graph import (
 from keras_regtools.validation import keras_model
 
 
-def rewrite(model, replace, left_out=None):
+def rewrite(model, replace, left_out=None, values=None):
     """A copy of a model in which each layer is replaced by a chain of layers.
 
     Args:
@@ -27,6 +27,8 @@ def rewrite(model, replace, left_out=None):
         replace: Function `(layer, graph) -> list of new layers`, applied one after the other;
             an empty list removes the layer. The first one of its kind gets the old weights.
         left_out: List to which the recorders are added that cannot record what they would get.
+        values: By the id of an old layer, arrays by the names of weights, where the new layer does
+            not get the old ones.
 
     Returns:
         The new model: same names, weights and compile configuration, a new optimizer state.
@@ -34,7 +36,8 @@ def rewrite(model, replace, left_out=None):
     keras_model(model)
     state = random.getstate()  # unseeded initializers draw from it
     try:
-        return _rewrite(model, replace, True, [] if left_out is None else left_out, [])
+        left_out = [] if left_out is None else left_out
+        return _rewrite(model, replace, True, left_out, [], values or {})
     finally:
         random.setstate(state)
 
@@ -87,7 +90,7 @@ _ADAPTED = (
 )
 
 
-def _rewrite(model, replace, gives_output, left_out, copied):
+def _rewrite(model, replace, gives_output, left_out, copied, values):
     if not is_graph_model(model):
         raise ValueError(
             "Expected a Sequential or functional model, whose layers are known. Received: the "
@@ -107,7 +110,7 @@ def _rewrite(model, replace, gives_output, left_out, copied):
                 chains[id(layer)] = [copy_of(layer)]
             elif isinstance(layer, keras.Model):
                 last = gives_output and graph.leads_to_output(layer)
-                chains[id(layer)] = [_rewrite(layer, replace, last, left_out, copied)]
+                chains[id(layer)] = [_rewrite(layer, replace, last, left_out, copied, values)]
             else:
                 chains[id(layer)] = replace(layer, graph)
         return chains[id(layer)]
@@ -116,7 +119,7 @@ def _rewrite(model, replace, gives_output, left_out, copied):
         new = _rewrite_sequential(model, chain_of, left_out)
     else:
         new = _rewrite_functional(model, chain_of, Recorders(graph, left_out))
-    copied += _copy_state(model, chains)
+    copied += _copy_state(model, chains, values)
     copy_compilation(model, new, copied)
     if not model.trainable:
         new.trainable = False
@@ -209,7 +212,7 @@ def _input_like(tensor, name, optional=False):
     return layer.output
 
 
-def _copy_state(model, chains):
+def _copy_state(model, chains, values):
     """Give the new layers the state of the old ones; pairs of the variables."""
     copied = []
     for old in model.layers:
@@ -221,9 +224,19 @@ def _copy_state(model, chains):
         # An activation with weights may stand behind the layer now, instead of in it.
         split = [x for x in chain if x is not new and isinstance(x, ACTIVATIONS)]
         targets = [variable for layer in (new, *split) for variable in layer.weights]
-        copied += zip(old.weights, targets, strict=True)
-        for target, source in zip(targets, old.weights, strict=True):
-            target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
+        given = values.get(id(old))
+        if given is None:
+            sources = old.weights
+        else:  # by name; a bias may be new
+            by_name = {variable.name: variable for variable in old.weights}
+            for target in targets:
+                target.assign(given[target.name])
+            targets = [target for target in targets if target.name in by_name]
+            sources = [by_name[target.name] for target in targets]
+        copied += zip(sources, targets, strict=True)
+        for target, source in zip(targets, sources, strict=True):
+            if given is None:
+                target.assign(np.array(keras.ops.convert_to_numpy(source)))  # never an alias
             if target.trainable != source.trainable:  # a weight frozen by itself
                 target.trainable = source.trainable
         for target, source in zip(_seeds(new), _seeds(old), strict=False):
