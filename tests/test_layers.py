@@ -57,6 +57,7 @@ def _expected(batches, axis=-1, every=10, momentum=0.99, epsilon=1e-3, masks=Non
         "minimum": entries.min(0),
         "maximum": entries.max(0),
         "zero_share": (entries == 0).mean(0),
+        "absolute_mean": np.abs(entries).mean(0),
         "dead": (entries.max(0) <= 0).astype(float),
         "constant_share": np.mean([row["batch_variance"] < 1e-6 for row in rows[::every]], axis=0),
         "nan_steps": np.zeros(channels),

@@ -278,6 +278,19 @@ def test_the_penalties_stand_apart_from_the_data_loss_in_the_logs_on_request():
     assert len(model.history.history["data_loss"]) == 2
 
 
+def test_without_penalties_the_data_loss_asked_for_is_the_loss():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.ones((8, 2), "float32")
+    asked = PenaltyMonitor(logs="all")
+    history = model.fit(
+        x, x[:, :1], epochs=2, validation_data=(x, x[:, :1]), verbose=0, callbacks=[asked]
+    ).history
+    assert history["data_loss"] == history["loss"]
+    assert history["val_data_loss"] == history["val_loss"]
+    assert history["penalty"] == [0.0, 0.0]
+
+
 def test_time_is_counted():
     def slow(surface):
         import time

@@ -293,3 +293,53 @@ def test_without_it_nothing_changes():
     np.testing.assert_array_equal(*ends)
     with pytest.raises(ValueError, match="`proximal` must be"):
         rt.regularizers.L1(0.1, proximal="yes")
+
+
+def zeros_of(model):
+    return [array(w) == 0 for w in model.trainable_variables if len(w.shape) > 1]
+
+
+def test_zeros_are_held_while_the_rest_is_trained():
+    lasso = rt.regularizers.L1(0.1, proximal=True)
+    model = linear(lasso, keras.optimizers.Adam(0.05))
+    sparse, _ = fitted(model, 60)
+    assert 0 < (sparse == 0).sum() < sparse.size
+    fitted(model, 1)  # the step is compiled
+    (before,) = zeros_of(model)
+    assert rt.regularizers.hold_zeros(model) == before.sum()
+    lasso.l1 = 0.0
+    refit, _ = fitted(model, 400)
+    assert ((refit == 0) == before).all()
+    for column in range(3):  # the least squares of what is left
+        kept = ~before[:, column]
+        exact = np.linalg.lstsq(X[:, kept], Y[:, column], rcond=None)[0]
+        np.testing.assert_allclose(refit[kept, column], exact, atol=1e-3)
+    assert rt.regularizers.hold_zeros(model, False) == 0
+    free, _ = fitted(model, 20)
+    assert (free != 0).all()
+    lasso.l1 = 0.1  # and the step is still one, not two
+    again, _ = fitted(model, 200)
+    w = sparse.astype("float64")
+    for _ in range(3000):
+        w = soft(w - 0.3 * slope(w), 0.3 * 0.1)
+    np.testing.assert_allclose(again, w, atol=2e-3)
+
+
+def test_zeros_are_held_after_the_users_constraint():
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(3, kernel_constraint=keras.constraints.UnitNorm(axis=0))
+    model = keras.Sequential([keras.Input((4,)), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    kernel = np.array(array(layer.kernel))
+    kernel[1] = 0
+    layer.kernel.assign(kernel)
+    assert rt.regularizers.hold_zeros(model) == 3
+    assert rt.regularizers.hold_zeros(model) == 3  # once more holds the same
+    found, _ = fitted(model)
+    assert (found[1] == 0).all()
+    assert (found[[0, 2, 3]] != kernel[[0, 2, 3]]).all()
+    assert np.linalg.norm(found, axis=0).max() < 1 + 1e-6
+    rt.regularizers.hold_zeros(model, False)
+    assert isinstance(layer.kernel.constraint, keras.constraints.UnitNorm)
+    with pytest.raises(ValueError, match="Argument `hold` must be"):
+        rt.regularizers.hold_zeros(model, "no")

@@ -16,6 +16,7 @@ from keras_regtools.layers import (
     InstrumentedBatchNormalization,
     addition,
 )
+from keras_regtools.layers.statistics import of_layer
 
 pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
@@ -274,18 +275,22 @@ def test_batch_normalization_before_an_activation_judges_what_it_gives():
 
 
 @pytest.mark.parametrize(
-    ("options", "zeros", "dead"),
+    ("options", "zeros", "dead", "absolute"),
     [
-        ({}, [0, 0.5, 1, 0], [1, 0, 1, 0]),
-        ({"before": "relu"}, [1, 0.5, 1, 0.5], [1, 0, 1, 0]),
-        ({"after": "relu"}, [0, 0.5, 1, 0], [1, 0, 1, 0]),
-        ({"before": "gelu"}, [0, 0.5, 1, 0], None),
+        ({}, [0, 0.5, 1, 0], [1, 0, 1, 0], [1.5, 2.5, 0, 2]),
+        ({"before": "relu"}, [1, 0.5, 1, 0.5], [1, 0, 1, 0], [0, 2.5, 0, 1]),
+        ({"after": "relu"}, [0, 0.5, 1, 0], [1, 0, 1, 0], [1.5, 2.5, 0, 2]),
+        ({"before": "gelu"}, [0, 0.5, 1, 0], None, [1.5, 2.5, 0, 2]),
     ],
 )
-def test_zeros_and_dead_channels_are_those_of_the_activation(options, zeros, dead):
+def test_zeros_and_dead_channels_are_those_of_the_activation(options, zeros, dead, absolute):
     x = np.array([[-1.0, 0.0, 0.0, -2.0], [-2.0, 5.0, 0.0, 2.0]])
     statistics = _recorded([x], ActivationStatistics(**options))
     np.testing.assert_array_equal(statistics["zero_share"], zeros)
+    np.testing.assert_array_equal(statistics["absolute_mean"], absolute)
+    layer = of_layer(statistics)
+    assert layer["active_units"] == 4 - sum(zeros)
+    assert layer["absolute_sum"] == sum(absolute)
     if dead is None:
         assert "dead" not in statistics
     else:
@@ -687,6 +692,8 @@ def test_zeros_dead_channels_and_saturation_are_those_of_the_outputs(options, ax
     found = layer.statistics()
     if activation == "relu":
         np.testing.assert_allclose(found["zero_share"], (outputs <= 0).mean(0), atol=1e-6)
+        passed = np.maximum(outputs, 0).mean(0)
+        np.testing.assert_allclose(found["absolute_mean"], passed, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(found["dead"], (outputs.max(0) <= 0).astype("float32"))
     else:
         bound = 0.95 if activation == "hard_tanh" else np.log(1.95 / 0.05)

@@ -353,7 +353,8 @@ def test_a_bias_comes_in_where_a_constant_needs_one():
     set_kernel(model, "first", zero_filters(1))
     model.compile(keras.optimizers.AdamW(1e-3), "mse", metrics=["mae"])
     small = rt.shrink(model, verbose=False)
-    assert small.layers[1].use_bias and small.layers[0].units == 2
+    assert small.layers[1].use_bias
+    assert small.layers[0].units == 2
     np.testing.assert_allclose(
         array(small.layers[1].bias), 0.5 * array(model.layers[1].kernel)[1], rtol=1e-6
     )

@@ -18,7 +18,8 @@ class PenaltyMonitor(RecordingCallback):
     `data_loss`, the training loss less the mean of the penalties before and after the epoch, and
     `val_data_loss`, the validation loss without the penalties, in epochs with validation. The
     history gets `penalty`, and the others if they are in the logs. Of a model without penalties
-    nothing is recorded.
+    nothing is recorded unless `logs` ask for it: then they are zero, so that a plain run can be
+    compared.
 
     Args:
         logs: Names among `penalty`, `data_loss` and `val_data_loss`, or `"all"`: what goes into
@@ -61,10 +62,10 @@ class PenaltyMonitor(RecordingCallback):
 
     def training_over(self, epoch: int, logs: Any) -> None:
         values = penalties(self.model)
-        if not values:
+        if not values and not self.logs:
             return
         with self.timed(epoch):
-            self._total = sum(values.values())
+            self._total = sum(values.values(), 0.0)
             new = {f"penalty/{path}": value for path, value in values.items()}
             new["penalty"] = self._total
             self._apart = {}

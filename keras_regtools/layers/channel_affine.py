@@ -37,6 +37,13 @@ class ChannelAffine:
         compare = ops.less_equal if rectified else ops.equal
         return compare(self._scaled, self._bound(0.0))
 
+    def absolute(self, rectified):
+        """Its absolute values, or, `rectified`, what a ReLU makes of it."""
+        x = self._scaled
+        if self._offset is not None:
+            x = x + along(ops.cast(self._offset, self.t.dtype), self.t, self.axes)
+        return ops.maximum(x, 0) if rectified else ops.abs(x)
+
     def outside(self, below, above):
         """Where it is below or above."""
         return ops.logical_or(self._scaled < self._bound(below), self._scaled > self._bound(above))

@@ -29,6 +29,8 @@ class Recording:
         Between their edges the entries count as evenly spread. Where a step has more entries, the
         rank has a standard error of up to 1.1 % over the root of the number of steps, besides.
 
+        `"absolute_mean"`, the mean of |x| (in front of a ReLU: of what it lets through).
+
         Shares: `"zero_share"` of entries that are zero (in front of a ReLU: that it makes zero);
         `"saturated_share"` of entries beyond 95 % of the range of a bounded activation, if `before`
         or `after` names one; `"dead"` 1.0 where a channel was never above zero, else 0.0 (not

@@ -46,7 +46,7 @@ class Proximal(Penalty):
         """The weight that the value is computed of: without a gradient where a step follows."""
         if not self.proximal:
             return x
-        if isinstance(x, keras.Variable) and not isinstance(x.constraint, _Step):
+        if isinstance(x, keras.Variable) and not _has_step(x.constraint):
             x.constraint, self._attached = _Step(self, x.constraint), True
         # On JAX the optimizer does not see this: what it is in this step is kept for it.
         self._read = {name: ops.convert_to_tensor(v) for name, v in self.strengths.items()}
@@ -60,6 +60,13 @@ class Proximal(Penalty):
     def get_config(self):
         config = super().get_config()
         return {**config, "proximal": True} if self.proximal else config
+
+
+def _has_step(constraint):
+    """Whether a proximal step is among constraints that stand one in another."""
+    while constraint is not None and not isinstance(constraint, _Step):
+        constraint = getattr(constraint, "constraint", None)
+    return constraint is not None
 
 
 class _Step:

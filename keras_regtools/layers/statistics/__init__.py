@@ -1,6 +1,7 @@
 """All recorded statistics: a new one is a class in this folder and a place in this list."""
 
 from keras_regtools.layers.statistics.entries import (
+    AbsoluteMean,
     ConstantShare,
     Dead,
     Maximum,
@@ -42,6 +43,7 @@ STATISTICS = {  # by name, in the order of readings
         Maximum(),
         Percentiles(),
         ZeroShare(),
+        AbsoluteMean(),
         ConstantShare(),
         Dead(),
         SaturatedShare(),

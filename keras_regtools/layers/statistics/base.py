@@ -114,8 +114,12 @@ class Seen:
 
     def number(self, true):
         """How many of the entries that count are true, by channel."""
-        share = average(ops.cast(true, self.x.dtype), self.axes, self.counted)
-        return share * ops.cast(self.count, self.x.dtype)
+        return self.total(ops.cast(true, self.x.dtype))
+
+    def total(self, values):
+        """The sum over the entries that count, by channel, of a tensor like `x`."""
+        mean = average(values, self.axes, self.counted)
+        return mean * ops.cast(self.count, self.x.dtype)
 
 
 class Reading:

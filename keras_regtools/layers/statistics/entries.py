@@ -67,6 +67,28 @@ class ZeroShare(Statistic):
     def read(self, reading):
         return {self.name: reading.per_entry("zeros")}
 
+    def of_layer(self, values):
+        shares = values[self.name]
+        return {self.name: np.mean(shares), "active_units": np.sum(1 - shares)}
+
+
+class AbsoluteMean(Statistic):
+    name = "absolute_mean"
+    formula = (
+        "mean of \\|a\\|; in front of a ReLU, of what it lets through (without the cap of ReLU6)"
+    )
+    meaning = "how large the activations are"
+    sampled_rows = {"absolute": SUM}
+
+    def of_signal(self, seen, signal, rows):
+        return {"absolute": seen.total(signal.affine.absolute(signal.rectified))}
+
+    def read(self, reading):
+        return {self.name: reading.per_entry("absolute")}
+
+    def of_layer(self, values):
+        return {self.name: np.mean(values[self.name]), "absolute_sum": np.sum(values[self.name])}
+
 
 class ConstantShare(Statistic):
     name = "constant_share"
