@@ -93,7 +93,7 @@ def main():
 def parse():
     options = parser(__doc__, "runs/regularization_effects")
     add_dataset(options, DATASETS)
-    add_epochs(options, 60)
+    add_epochs(options, 30)
     add_seeds(options)
     few = (
         "training images, the first ones: few, so that there is overfitting (default: %(default)s)"
@@ -113,8 +113,8 @@ def halves(args, seed):
     """Training, validation and test images: what is not trained on is halved."""
     (x, y), (x_other, y_other) = load_images(args.dataset, seed, padded=False)
     few = args.samples
-    x_other = np.concatenate([x[few:], x_other])[:4000]
-    y_other = np.concatenate([y[few:], y_other])[:4000]
+    x_other = np.concatenate([x[few:], x_other])[:2000]
+    y_other = np.concatenate([y[few:], y_other])[:2000]
     return (x[:few], y[:few]), (x_other[::2], y_other[::2]), (x_other[1::2], y_other[1::2])
 
 
@@ -171,8 +171,8 @@ def trained(model, images, args):
         stop.insert(0, rt.callbacks.PreciseBatchNorm(training[0]))
     begin = time.perf_counter()
     history = model.fit(
-        *training, batch_size=32, epochs=args.epochs, validation_data=validation, verbose=0,
-        callbacks=stop,
+        *training, batch_size=32, epochs=args.epochs, verbose=0, callbacks=stop,
+        validation_data=validation, validation_batch_size=512,
     ).history  # fmt: skip
     seconds = time.perf_counter() - begin
     epoch = int(np.nanargmin(history["val_data_loss"]))
@@ -194,15 +194,16 @@ def trained(model, images, args):
 
 def compiled(model, args):
     model.compile(
-        keras.optimizers.SGD(0.02, momentum=0.9),
+        keras.optimizers.SGD(0.03, momentum=0.9),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
+        steps_per_execution=1 if keras.backend.backend() == "torch" else 13,
     )
 
 
 def losses(model, data):
     """Loss on the data, without penalties, and accuracy."""
-    p = np.clip(model.predict(data[0], batch_size=512, verbose=0), 1e-7, 1)
+    p = np.clip(keras.ops.convert_to_numpy(model(data[0], training=False)), 1e-7, 1)
     return -np.log(p[np.arange(len(p)), data[1]]).mean(), (p.argmax(1) == data[1]).mean()
 
 
@@ -214,7 +215,8 @@ def activity(model, x):
         own = [x for x in hidden if x.name.startswith(name)]
         after = model.layers[model.layers.index(own[0]) :]
         ends.append(next(x for x in after if is_relu(x)).output)
-    values = keras.Model(model.inputs, ends).predict(x, batch_size=512, verbose=0)
+    values = map(keras.ops.convert_to_numpy, keras.Model(model.inputs[0], ends)(x, training=False))
+    values = list(values)
     return {
         "active units": float(np.mean([(v > 0).sum(1).mean() for v in values])),
         "activity": float(np.mean([np.abs(v).sum(1).mean() for v in values])),
@@ -243,7 +245,8 @@ def before_batch_norm(images, seed, args):
         follow = Lengths(own, lengths, run == "no penalty, lengths of L2")
         watch = rt.callbacks.PenaltyMonitor(logs="all")
         history = model.fit(
-            *training, batch_size=32, epochs=args.epochs, validation_data=validation, verbose=0,
+            *training, batch_size=32, epochs=args.epochs, verbose=0,
+            validation_data=validation, validation_batch_size=512,
             callbacks=[rt.callbacks.PreciseBatchNorm(training[0]), follow, watch],
         ).history  # fmt: skip
         if run == "L2 0.02":

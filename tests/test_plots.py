@@ -10,6 +10,7 @@ import pytest
 
 from keras_regtools import plots
 from keras_regtools.measures import HessianDensity
+from keras_regtools.plots.picture import declared
 from keras_regtools.records import Records
 
 NAN = math.nan
@@ -62,6 +63,12 @@ CURVES = [
         {"training": ([1, 2, 3], [2, 1, 0.5]), "validation": ([1, 2, 3], [2.5, 1.5, 1.75])},
     ),
     (plots.loss, of(loss=[2.0, 1.0]), {"training": (EPOCHS, [2, 1])}),
+    (plots.generalization_gap, LOSSES, {"gap": ([1, 2, 3], [0.5, 0.5, 1.25])}),
+    (
+        plots.generalization_gap,
+        of(loss=[9.0, 9.0], val_loss=[5.0, 6.0], data_loss=[2.0, 1.0], val_data_loss=[2.5, 1.25]),
+        {"gap": (EPOCHS, [0.5, 0.25])},
+    ),
     (
         plots.accuracy,
         ACCURACIES,
@@ -164,6 +171,27 @@ def test_every_curve_is_named_in_the_legend_where_there_are_several(plot, record
     legend = plot(records).get_legend()
     if len(expected) > 1 or legend is not None:
         assert [text.get_text() for text in legend.get_texts()] == list(expected)
+
+
+def test_the_gap_is_told_at_the_end_and_at_the_best_epoch():
+    found = dict((p.name, p) for p in declared())["generalization_gap"]
+    rows = of(loss=[2.0, 1.0, 0.5], val_loss=[2.5, 1.5, 1.75], accuracy=[0.9], val_accuracy=[0.75])
+    assert found.is_shown(rows)
+    assert found.found(rows) == [
+        "The generalization gap, validation loss less training loss, ended at 1.25, after 0.5 at "
+        "the lowest validation loss; that of the accuracy at 0.150."
+    ]
+    assert not found.is_shown(of(loss=[1.0, 2.0]))
+    stale = of(loss=[1.0, 0.5], val_loss=[1.5, 2.0], batch_norm__initial_share=[0.9, 0.5])
+    assert found.found(stale) == []
+    assert "lag behind" in found.caption(stale)
+    anew = of(loss=[1.0, 0.5], val_loss=[1.5, 2.0], recalibrated=[1.25, 0.75])
+    assert list(plots.generalization_gap(anew).get_lines()[0].get_ydata()) == [0.25, 0.25]
+    assert found.found(of(loss=[1.0, NAN], val_loss=[1.0, 1.0])) == []
+    late = Records(row for row in rows.rows if row.name != "val_loss" or row.epoch == 2)
+    assert found.found(late)[0].startswith(
+        "The generalization gap, validation loss less training loss, ended at 1.25;"
+    )
 
 
 def test_more_curves_than_fit_are_named_beside_the_picture():

@@ -108,6 +108,7 @@ def run(tmp_path_factory):
 PICTURES = [
     "loss",
     "accuracy",
+    "generalization_gap",
     "learning_rate",
     "activation_ranges",
     "activation_scales",
@@ -401,6 +402,8 @@ FIRST = "Training loss went from 1 to 0.5 in 2 epochs."
                 FIRST,
                 "Validation loss was lowest in epoch 1, at 0.75; it ended at 0.875.",
                 "Validation accuracy ended at 0.625.",
+                "The generalization gap, validation loss less training loss, ended at 0.375, after "
+                "-0.25 at the lowest validation loss.",
             ],
         ),
         (
@@ -517,7 +520,7 @@ def test_every_picture_of_a_run_says_what_it_draws_and_how_to_read_it():
 
     empty = Records()
     names = [picture.name for picture in declared()]
-    assert names[:3] == ["loss", "accuracy", "learning_rate"]
+    assert names[:4] == ["loss", "accuracy", "generalization_gap", "learning_rate"]
     assert len(set(names)) == len(names)
     for picture in declared():
         assert picture.draws

@@ -1,7 +1,7 @@
 """Pictures: records or a result in, an Axes out. matplotlib comes with the first one."""
 
 from keras_regtools.plots.curvature import density
-from keras_regtools.plots.curves import accuracy, loss, quantities
+from keras_regtools.plots.curves import accuracy, generalization_gap, loss, quantities
 from keras_regtools.plots.landscape import contour, line, surface
 from keras_regtools.plots.layers import (
     activation_ranges,
@@ -21,6 +21,7 @@ __all__ = [
     "activation_scales",
     "contour",
     "density",
+    "generalization_gap",
     "gradient_norms",
     "kernel_norms",
     "kernel_sparsity",

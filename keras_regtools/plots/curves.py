@@ -162,6 +162,79 @@ def _recalibrated(ax, records, name):
     curve(ax, records, name, label="validation, recalibrated", **style)
 
 
+def _gap(records):
+    """Validation loss less training loss, with the best validation that is recorded."""
+    pairs = (("loss", "recalibrated"), ("data_loss", "val_data_loss"), ("loss", "val_loss"))
+    names = next((pair for pair in pairs if {*pair} <= {*records.names()}), pairs[-1])
+    training, validation = (dict(zip(*records.series(name), strict=True)) for name in names)
+    epochs = [epoch for epoch in training if epoch in validation]
+    return epochs, [validation[epoch] - training[epoch] for epoch in epochs]
+
+
+def _gap_caption(records):
+    text = (
+        "Validation loss less training loss, without penalties where they are told apart. It grows "
+        "where the network learns what holds for its training data only. The training loss is a "
+        "mean over the epoch, with dropout and the like: at first, and with dropout, the gap may "
+        "be below zero."
+    )
+    if "recalibrated" not in records.names() and is_stale(records):
+        text += " Here the moving statistics of batch normalization lag behind, which is in it too."
+    return text
+
+
+def _gap_finding(records):
+    _, gaps = _gap(records)
+    last = gaps[-1] if gaps else math.nan
+    if not math.isfinite(last) or ("recalibrated" not in records.names() and is_stale(records)):
+        return None
+    found = f"The generalization gap, validation loss less training loss, ended at {last:.3g}"
+    best = records.series("val_loss")[1]
+    if len(gaps) > 1 and math.isfinite(min(best, key=_or_infinity)):
+        at = min(range(len(best)), key=lambda i: _or_infinity(best[i]))
+        if at < len(gaps) - 1 and math.isfinite(gaps[at]):
+            found += f", after {gaps[at]:.3g} at the lowest validation loss"
+    accuracies = [records.last(name) for name in ("accuracy", "val_accuracy")]
+    if all(map(math.isfinite, accuracies)):
+        found += f"; that of the accuracy at {accuracies[0] - accuracies[1]:.3f}"
+    return found + "."
+
+
+@picture(
+    25,
+    "loss",
+    "val_loss",
+    "data_loss",
+    "val_data_loss",
+    caption=_gap_caption,
+    finding=_gap_finding,
+    shown=lambda records: len(_gap(records)[0]) > 1,
+)
+def generalization_gap(records: Any, ax: Any = None) -> Axes:
+    """Validation loss less training loss over the epochs.
+
+    The validation is that with re-estimated statistics of batch normalization, if it was recorded;
+    else both are losses on the data, without penalties, if `PenaltyMonitor` recorded them.
+
+    Args:
+        records: `Records` of a run.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    ax = on(ax)
+    epochs, gaps = _gap(records)
+    if not epochs:
+        return note(ax, "No validation loss was recorded: train with validation_data.")
+    over_epochs(ax)
+    marker = "o" if len(epochs) < 30 else None
+    ax.plot([epoch + 1 for epoch in epochs], gaps, marker=marker, markersize=3.5, color="tab:red")
+    ax.hlines(0, epochs[0] + 1, epochs[-1] + 1, color="grey", linewidth=0.8, linestyle=":")
+    ax.set(title="Generalization gap", ylabel="validation loss − training loss")
+    return ax
+
+
 @checked(records=RECORDS, prefix=text, ax=AXES)
 def quantities(records: Any, prefix: str, ax: Any = None) -> Axes:
     """Every quantity named `prefix/<name>`, or `prefix` itself, over the epochs.
