@@ -25,6 +25,7 @@ LONG = (  # even when small; small, LeNet-5 runs without batch normalization
     "curvature.py",
     "distribution_shift.py",
     "lenet5.py",
+    "regularization_effects.py",
     "small_vs_large_batch.py",
     "vgg.py",
 )
@@ -33,6 +34,7 @@ SEEDED = (
     "batch_norm_landscape.py",
     "distribution_shift.py",
     "internal_covariate_shift.py",
+    "regularization_effects.py",
     "sharpness_aware.py",
     "small_vs_large_batch.py",
 )
@@ -50,6 +52,11 @@ LEFT_BEHIND = {
         "line_large_linear.csv",
         "runs.csv",
         "small_vs_large_batch.png",
+    },
+    "regularization_effects.py": {
+        "before_batch_norm.csv",
+        "regularization_effects.png",
+        "runs.csv",
     },
     "sharpness_aware.py": {"accuracy.csv", "runs.csv", "sharpness_aware.png"},
     "search_lenet5.py": {"search.png", "trials.csv", "trials"},

@@ -194,6 +194,15 @@ def test_the_gap_is_told_at_the_end_and_at_the_best_epoch():
     )
 
 
+@pytest.mark.parametrize(("small", "shown"), [(0.02, False), (0.3, True), (NAN, False)])
+def test_sparse_weights_are_worth_a_picture_where_there_are_some(small, shown):
+    found = dict((p.name, p) for p in declared())["kernel_sparsity"]
+    rows = of(**{"kernels/small_share": [small], "kernels/zero_share": [0.01]})
+    assert found.is_shown(rows) == shown
+    told = ["In the end 1.0% of the kernels' weights were zero and 30.0% small."]
+    assert found.found(rows) == (told if shown else [])
+
+
 def test_more_curves_than_fit_are_named_beside_the_picture():
     names = [f"layer{i}" for i in range(8)]
     ax = plots.activation_scales(of(**{f"activations__{name}__std": [1.0] for name in names}))

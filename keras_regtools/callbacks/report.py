@@ -11,6 +11,7 @@ from keras_regtools import report, validation
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
+from keras_regtools.callbacks.weights import WeightMonitor
 from keras_regtools.report.lock import Locked
 from keras_regtools.report.run import RunFiles, describe
 
@@ -24,9 +25,9 @@ class Report(RecordingCallback):
     The directory gets `records.jsonl` (after every epoch, so that a run that is cut off leaves
     what it had), `run.json`, the pictures as PNG and `report.html`, which holds everything and
     needs nothing else. All our callbacks of the fit write into the same records, wherever they
-    stand in the list. Instrumented layers and weight penalties are recorded without further
-    callbacks. Records of an earlier run in the directory are kept under a number; a resumed run
-    goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a
+    stand in the list. Instrumented layers, kernels and weight penalties are recorded without
+    further callbacks. Records of an earlier run in the directory are kept under a number; a resumed
+    run goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a
     run that was cut off. In a notebook the callback shows its report. If the disk is full or the
     directory goes, there is one warning and the training goes on.
 
@@ -88,6 +89,8 @@ class Report(RecordingCallback):
             self._monitors.append(ActivationMonitor())
         if "penalties" not in self.records.claims:
             self._monitors.append(PenaltyMonitor())
+        if WeightMonitor.claim not in self.records.claims:
+            self._monitors.append(WeightMonitor())
         for monitor in self._monitors:
             monitor.set_params(self.params)
             monitor.set_model(self.model)

@@ -11,6 +11,7 @@ from keras_regtools.plots.picture import picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SPARSE = 0.05  # of the weights; Keras' own starts have 1 to 2 % below the threshold of 1e-3
 _NOTHING = "No weights were recorded: train with callbacks.WeightMonitor()."
 
 
@@ -63,9 +64,14 @@ def _sparse_caption(records):
     )
 
 
+def _is_sparse(records):
+    """Whether so much is small that it is worth a picture."""
+    return records.last("kernels/small_share") >= _SPARSE
+
+
 def _sparse_finding(records):
     zeros, small = records.last("kernels/zero_share"), records.last("kernels/small_share")
-    if not (math.isfinite(zeros) and math.isfinite(small)):
+    if not _is_sparse(records):
         return None
     return f"In the end {zeros:.1%} of the kernels' weights were zero and {small:.1%} small."
 
@@ -76,7 +82,7 @@ def _sparse_finding(records):
     "kernels/small_share",
     caption=_sparse_caption,
     finding=_sparse_finding,
-    shown=_has_weights,
+    shown=_is_sparse,
 )
 def kernel_sparsity(records: Any, ax: Any = None) -> Axes:
     """The shares of zero and of small weights of each layer over the epochs.
