@@ -64,17 +64,17 @@ def named(family, setting):
 def report(table, course, args):
     best = chosen(table)
     lines = [
-        f"Each family at its best setting on the validation images, compared on the test images of "
-        f"{args.dataset}, {args.samples} for training, {table['seed'].nunique()} seeds (mean "
-        "difference ± standard error):",
+        f"{args.samples} training images of {args.dataset}, {table['seed'].nunique()} seeds; ± is "
+        "a standard error. Where families are compared, each takes its best setting on the "
+        "validation images, and the test images decide.",
         _dropout_best(table, best),
         _property(
-            table, best, "Dropout makes activations sparse", "dropout", "active units", "{:.1f}",
+            table, "Dropout makes activations sparse", "dropout", "active units", "{:.1f}",
             "units above zero of 128",
         ),
-        _sparse_weights(table, best),
+        _sparse_weights(table),
         _property(
-            table, best, "L2 makes weights small", "L2", "dense norm", "{:.2f}",
+            table, "L2 makes weights small", "L2", "dense norm", "{:.2f}",
             "length of the dense kernels",
         ),
         _apart(table),
@@ -98,8 +98,14 @@ def _dropout_best(table, best):
     return f"Dropout is best ({named(*own)}): {verdict}. Test loss {', '.join(parts)}."
 
 
-def _property(table, best, claim, family, column, digits, unit):
-    setting = best[family]
+def strongest(table, family):
+    """The last setting of a family that acts on the dense layers alone."""
+    settings = table[table["family"] == family]["setting"].unique()
+    return [setting for setting in settings if setting.startswith("dense")][-1]
+
+
+def _property(table, claim, family, column, digits, unit):
+    setting = strongest(table, family)
     mean, error = compared(table, (family, setting), ("nothing", ""), column)
     values = [runs(table, *x)[column].mean() for x in ((family, setting), ("nothing", ""))]
     now, before = (digits.format(v) for v in values)
@@ -109,15 +115,17 @@ def _property(table, best, claim, family, column, digits, unit):
     )
 
 
-def _sparse_weights(table, best):
+def _sparse_weights(table):
+    own = {family: strongest(table, family) for family in ("L2", "L1", "L1 proximal")}
+    own["nothing"] = ""
     found = {
-        family: runs(table, family, best[family])[["dense small", "dense zeros"]].mean()
-        for family in ("nothing", "L2", "L1", "L1 proximal")
+        family: runs(table, family, setting)[["dense small", "dense zeros"]].mean()
+        for family, setting in own.items()
     }
-    mean, error = compared(table, ("nothing", ""), ("L1", best["L1"]), "dense small")
+    mean, error = compared(table, ("nothing", ""), ("L1", own["L1"]), "dense small")
     plain, exact = found["L1"], found["L1 proximal"]
     return (
-        f"L1 makes weights sparse ({named('L1', best['L1'])}): {word(mean, error)}, if sparse "
+        f"L1 makes weights sparse ({named('L1', own['L1'])}): {word(mean, error)}, if sparse "
         f"means below 0.001: {plain['dense small']:.0%} of the dense weights, "
         f"{found['nothing']['dense small']:.0%} with nothing, {found['L2']['dense small']:.0%} "
         f"with L2. Exactly zero are {plain['dense zeros']:.0%}; with a proximal step "
@@ -193,7 +201,7 @@ def _penalty_before(course):
     return (
         f"L2 in front of batch normalization: kernels {ratio:.1f} times shorter, so an effective "
         f"rate {ratio**2:.0f} times as large. Ten times as long again they give the validation "
-        f"loss {scaled:.4f} instead of {loss:.4f}: their length says nothing. Without a penalty, "
+        f"loss {scaled:.3f} instead of {loss:.3f}. Without a penalty, "
         f"but with lengths brought to those of the penalized run after each epoch, the validation "
         f"loss of the second half lies {apart(matched, penalized):.0%} from the penalized run and "
         f"{apart(plain, penalized):.0%} without that."
@@ -226,6 +234,6 @@ def draw(table, course, sentences):
         axes[2].plot(part["epoch"], part["validation loss"], style, label=run)
     axes[2].set(title="L2 in front of batch normalization", xlabel="epoch")
     axes[2].set(ylabel="validation loss on the data", yscale="log")
-    axes[2].legend()
+    axes[2].legend(loc="upper left", fontsize=8)
     below(figure, sentences)
     return figure

@@ -149,6 +149,23 @@ def connections(model):
         raise _missing(f"the entry {error} of a functional model's configuration", model) from None
 
 
+def number_arguments(model):
+    """What a functional model's operations get beside one tensor, where that is numbers alone.
+
+    Returns:
+        Dict from uses, as in `connections`, to lists of positional arguments, `None` for the
+        tensor: `[1.0, None]` of `1.0 - x`.
+    """
+    found = {}
+    for layer in model.get_config()["layers"]:
+        for number, node in enumerate(layer["inbound_nodes"]):
+            given = [None if isinstance(x, dict) else x for x in node["args"]]
+            numbers = all(x is None or isinstance(x, (int, float)) for x in given)
+            if numbers and given.count(None) == 1 and not node["kwargs"]:
+                found[layer["name"], number] = given
+    return found
+
+
 def _sources(nodes):
     if isinstance(nodes, dict):
         if nodes.get("class_name") == "__keras_tensor__":

@@ -333,7 +333,12 @@ def test_pictures_of_an_earlier_run_do_not_stay_beside_a_page_that_has_none_of_t
     (tmp_path / "mine.png").write_bytes(b"mine")
     fit(plain_model(), callbacks.Report(tmp_path), callbacks.Sharpness(X, Y, iterations=1))
     fit(plain_model(), callbacks.Report(tmp_path))
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"loss", "learning_rate", "kernel_norms", "mine"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {
+        "loss",
+        "learning_rate",
+        "kernel_norms",
+        "mine",
+    }
 
 
 def test_the_time_of_a_fit_is_not_that_of_the_fits_before(tmp_path):

@@ -27,8 +27,8 @@ class Report(RecordingCallback):
     needs nothing else. All our callbacks of the fit write into the same records, wherever they
     stand in the list. Instrumented layers, kernels and weight penalties are recorded without
     further callbacks. Records of an earlier run in the directory are kept under a number; a resumed
-    run goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of a
-    run that was cut off. In a notebook the callback shows its report. If the disk is full or the
+    run goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of
+    a run that was cut off. In a notebook the callback shows its report. If the disk is full or the
     directory goes, there is one warning and the training goes on.
 
     Args:

@@ -11,6 +11,19 @@ from keras_regtools.layers import (
     SpatialDropout2D,
     SpatialDropout3D,
 )
+from keras_regtools.surgery.channel_moves import (
+    MERGED,
+    concatenated,
+    expanded,
+    merged,
+    own_axis,
+    padded,
+    reduced,
+    repeated,
+    reshaped,
+    spatial,
+    transposed,
+)
 from keras_regtools.surgery.channels import Flow
 from keras_regtools.surgery.elementwise import (
     OPERATIONS,
@@ -18,22 +31,16 @@ from keras_regtools.surgery.elementwise import (
     is_elementwise_layer,
     through,
 )
-from keras_regtools.surgery.mixers import mixer_of, numbers
-
-
-def _own_axis(layer, flow):
-    """Whether a layer takes for channels what the flow does."""
-    first = getattr(layer, "data_format", None) == "channels_first"
-    return flow.axis == 1 if first else flow.is_last
+from keras_regtools.surgery.mixers import mixer_of, numbers, pads
 
 
 def _mixing(plan, layer, flows, shape):
     (flow,) = flows
-    mixer = mixer_of(layer)
+    mixer = mixer_of(layer, flow.shape)
     if mixer is None:
         return None
     inputs, outputs = mixer.uses.shape
-    if not _own_axis(layer, flow):
+    if not own_axis(layer, flow):
         plan.channels.keep(flow.groups, f"{layer.name!r} reads another axis")
         kept = plan.channels.new(inputs)
         plan.channels.keep(kept, "")
@@ -51,7 +58,7 @@ def _mixing(plan, layer, flows, shape):
 
 def _activated(plan, layer, flow):
     if is_elementwise(layer.activation):
-        flow.constants = through(layer.activation, flow.constants)
+        flow.constants = through(layer.activation, flow.constants, layer.compute_dtype)
     else:
         plan.channels.keep(flow.groups, f"the activation of {layer.name!r} takes all together")
         flow.constants = np.full(len(flow.groups), np.nan)
@@ -60,12 +67,12 @@ def _activated(plan, layer, flow):
 
 def _depthwise(plan, layer, flows, shape):
     (flow,) = flows
-    if not _own_axis(layer, flow):
+    if not own_axis(layer, flow):
         return None
     kernel = numbers(layer.kernel)
     taps = kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
     given = np.repeat(flow.constants, layer.depth_multiplier)
-    varies = np.isnan(given) | ((layer.padding != "valid") & (given != 0))
+    varies = np.isnan(given) | (pads(layer, flow.shape) & (given != 0))
     bias = numbers(layer.bias).astype("float64") if layer.use_bias else 0.0
     constants = np.where(varies, 0.0, given) * taps.sum(axis=0, dtype="float64") + bias
     constants[varies & (taps != 0).any(axis=0)] = np.nan
@@ -123,7 +130,23 @@ def _elementwise(plan, layer, flows, shape):
     if isinstance(layer, keras.layers.Layer) and not is_elementwise_layer(layer):
         return None
     (flow,) = flows
-    return Flow(shape, flow.axis, flow.groups, through(layer.call, flow.constants))
+    dtype = getattr(layer, "compute_dtype", "float32")
+    return Flow(shape, flow.axis, flow.groups, through(layer.call, flow.constants, dtype))
+
+
+def _arithmetic(plan, operation, flows, shape):
+    """`x + y`, and `2 * x`: of a channel and a number."""
+    if len(flows) > 1:
+        return merged(plan, operation, flows, shape)
+    (flow,) = flows
+    given = plan.numbers.get(plan.use)
+    if given is None:
+        return None
+
+    def function(x):
+        return operation.call(*(x if number is None else number for number in given))
+
+    return Flow(shape, flow.axis, flow.groups, through(function, flow.constants))
 
 
 def _same(plan, layer, flows, shape):
@@ -135,102 +158,6 @@ def _same(plan, layer, flows, shape):
     if named or getattr(recorder, "channels", None) is not None:
         return None
     return Flow(shape, flow.axis, flow.groups, flow.constants)
-
-
-def _spatial(plan, layer, flows, shape):
-    """Pooling, cropping, upsampling: each channel by itself, a constant stays one."""
-    (flow,) = flows
-    if not _own_axis(layer, flow):
-        return None
-    axis = flow.axis if len(shape) == len(flow.shape) else 1
-    return Flow(shape, axis, flow.groups, flow.constants)
-
-
-def _padded(plan, layer, flows, shape):
-    flow = _spatial(plan, layer, flows, shape)
-    if flow is not None:
-        flow.constants = np.where(flow.constants == 0, 0.0, np.nan)
-    return flow
-
-
-def _repeated(plan, layer, flows, shape):
-    (flow,) = flows
-    return Flow(shape, len(shape) - 1, flow.groups, flow.constants)
-
-
-def _reshaped(plan, layer, flows, shape):
-    (flow,) = flows
-    if None in flow.shape[1:] or None in shape[1:]:
-        return None
-
-    def moved(channels):
-        along = [1] * (len(flow.shape) - 1)
-        along[flow.axis - 1] = -1
-        full = np.broadcast_to(channels.reshape(along), flow.shape[1:])
-        if getattr(layer, "data_format", None) == "channels_first" and full.ndim > 1:
-            full = np.moveaxis(full, 0, -1)  # so does `Flatten`
-        return full.reshape(shape[1:]).reshape(-1, shape[-1])
-
-    groups, constants = moved(flow.groups), moved(flow.constants)
-    if (groups != groups[:1]).any():
-        return None
-    flat = Flow(shape, len(shape) - 1, groups[0], constants[0])
-    if type(layer) is keras.layers.Reshape:
-        if id(layer) in plan.rebuilt:  # used twice
-            return None
-
-        def rebuilt(stays):
-            return {"target_shape": (*shape[1:-1], int(stays(flat.groups).sum()))}, {}
-
-        plan.rebuilt[id(layer)] = rebuilt
-    return flat
-
-
-def _merged(plan, layer, flows, shape):
-    """Sums and the like: what is added stays or goes together."""
-    first = flows[0]
-    alike = all(
-        len(flow.shape) == len(first.shape)
-        and flow.axis == first.axis
-        and len(flow.groups) == len(first.groups)
-        for flow in flows
-    )
-    if not alike or len(flows) < 2 or shape[first.axis] != len(first.groups):
-        return None
-    for flow in flows[1:]:
-        plan.channels.join(first.groups, flow.groups, layer.name)
-    constants = np.stack([flow.constants for flow in flows])
-    function = _MERGED[type(layer).__name__]
-    return Flow(shape, first.axis, first.groups, function(constants))
-
-
-def _product(constants):
-    return np.where((constants == 0).any(axis=0), 0.0, constants.prod(axis=0))
-
-
-_MERGED = {
-    "Add": lambda c: c.sum(axis=0),
-    "Average": lambda c: c.mean(axis=0),
-    "Maximum": lambda c: c.max(axis=0),
-    "Minimum": lambda c: c.min(axis=0),
-    "Multiply": _product,
-    "Subtract": lambda c: c[0] - c[1:].sum(axis=0),
-}
-
-
-def _concatenated(plan, layer, flows, shape):
-    axis = layer.axis if layer.axis >= 0 else len(shape) + layer.axis
-    first = flows[0]
-    if any(flow.axis != first.axis or len(flow.shape) != len(shape) for flow in flows):
-        return None
-    if axis == first.axis:
-        groups = np.concatenate([flow.groups for flow in flows])
-        return Flow(shape, axis, groups, np.concatenate([flow.constants for flow in flows]))
-    for flow in flows[1:]:
-        plan.channels.join(first.groups, flow.groups, layer.name)
-    constants = np.stack([flow.constants for flow in flows])
-    same = (constants == constants[:1]).all(axis=0)
-    return Flow(shape, first.axis, first.groups, np.where(same, constants[0], np.nan))
 
 
 def _layers(*names):
@@ -254,16 +181,17 @@ _BY_TYPE = {
         *(f"SpatialDropout{n}" for n in _DIMENSIONS),
     )
     | {ActivationStatistics, Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D},
-    _spatial: _layers(
+    spatial: _layers(
         *(f"{kind}Pooling{n}" for kind in ("Average", "Max") for n in _DIMENSIONS),
         *(f"Global{kind}Pooling{n}" for kind in ("Average", "Max") for n in _DIMENSIONS),
         *(f"{kind}{n}" for kind in ("Cropping", "UpSampling") for n in _DIMENSIONS),
     ),
-    _padded: _layers(*(f"ZeroPadding{n}" for n in _DIMENSIONS)),
-    _repeated: _layers("RepeatVector"),
-    _reshaped: _layers("Flatten", "Reshape"),
-    _merged: _layers(*_MERGED),
-    _concatenated: _layers("Concatenate"),
+    padded: _layers(*(f"ZeroPadding{n}" for n in _DIMENSIONS)),
+    repeated: _layers("RepeatVector"),
+    transposed: _layers("Permute"),
+    reshaped: _layers("Flatten", "Reshape"),
+    merged: _layers(*MERGED),
+    concatenated: _layers("Concatenate"),
 }
 _RULES = {kind: rule for rule, kinds in _BY_TYPE.items() for kind in kinds}
 
@@ -281,6 +209,14 @@ def rule_of(operation):
     name = type(operation).__name__
     if name in OPERATIONS:
         return _elementwise
-    if name == "Concatenate":
-        return _concatenated
-    return _merged if name in _MERGED else None
+    return _BARE.get(name)
+
+
+_BARE = {
+    "Concatenate": concatenated,
+    "ExpandDims": expanded,
+    "Transpose": transposed,
+    **dict.fromkeys(("Max", "Mean", "Min"), reduced),
+    **dict.fromkeys(("Add", "Maximum", "Minimum", "Multiply", "Subtract"), _arithmetic),
+    **dict.fromkeys(("Divide", "TrueDivide", "Power"), _arithmetic),
+}

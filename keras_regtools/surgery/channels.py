@@ -81,9 +81,9 @@ class Channels:
             self._parents[max(a, b)] = min(a, b)
         self._joins.append((first, name))
 
-    def keep(self, groups, why):
-        """Say that groups have to stay."""
-        self._asked.append((groups, why))
+    def keep(self, groups, why, first=False):
+        """Say that groups have to stay; of several reasons the first one is told."""
+        self._asked.insert(0 if first else len(self._asked), (groups, why))
 
     def read(self, mixer, inputs, outputs):
         """Say that a layer with a kernel reads a flow."""
@@ -111,7 +111,10 @@ class Channels:
                     mark(reading.outputs[[cheapest]], "a layer keeps one")
                     continue
                 used = reading.mixer.uses[:, out].any(axis=1) & reading.varying()
-                mark(reading.inputs.groups[used], f"{reading.mixer.layer.name!r} needs it")
+                mark(
+                    reading.inputs.groups[used],
+                    f"{reading.mixer.layer.name!r} reads it, where it is no constant",
+                )
             if need.sum() > before:
                 continue
             for reading in self.readings:
@@ -137,5 +140,5 @@ class Channels:
             largest = np.argmax(np.abs(np.where(gone, constants, 0)))
             mark(
                 reading.inputs.groups[[largest]],
-                f"it stands for the constants that {reading.mixer.layer.name!r} pads",
+                f"it stands for constants that {reading.mixer.layer.name!r} reads and pads",
             )

@@ -31,8 +31,9 @@ def is_elementwise_layer(layer):
     return type(layer) in (keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
 
 
-def through(function, constants):
+def through(function, constants, dtype="float32"):
     """What a function makes of constants; unknown ones and what is not finite stay unknown."""
-    known = np.nan_to_num(constants).astype("float32")[None]
-    made = ops.convert_to_numpy(function(ops.convert_to_tensor(known)))[0].astype("float64")
+    dtype = "float64" if dtype == "float64" else "float32"
+    known = ops.convert_to_tensor(np.nan_to_num(constants).astype(dtype)[None], dtype)
+    made = ops.convert_to_numpy(function(known))[0].astype("float64")
     return np.where(np.isnan(constants) | ~np.isfinite(made), np.nan, made)

@@ -20,18 +20,40 @@ def numbers(variable):
     return np.array(ops.convert_to_numpy(variable))
 
 
-def mixer_of(layer):
-    """The `Mixer` of a Dense or convolutional layer, or `None` for any other."""
+def pads(layer, shape):
+    """Whether a convolution sees zeros beyond an input of this shape."""
+    if layer.padding == "valid":
+        return False
+    sizes = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    windows = zip(sizes, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+    for size, width, stride, dilation in windows:
+        reach = (width - 1) * dilation
+        if reach == 0:
+            continue
+        if size is None or layer.padding == "causal":
+            return True
+        if (math.ceil(size / stride) - 1) * stride + reach + 1 > size:
+            return True
+    return False
+
+
+def mixer_of(layer, shape):
+    """The `Mixer` of a Dense or convolutional layer, or `None` for any other.
+
+    Args:
+        layer: A Keras layer.
+        shape: The shape of what it gets, with the samples' axis.
+    """
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return None
     if type(layer) is keras.layers.Dense:
         return Mixer(layer)
     if type(layer) in _CONVOLUTIONS and layer.groups == 1:
-        return Mixer(layer, padded=layer.padding != "valid")
+        return Mixer(layer, padded=pads(layer, shape))
     if type(layer) in _TRANSPOSED:
         return _Transposed(layer, padded=True)  # its first and last outputs see fewer inputs
     if type(layer) in _SEPARABLE:
-        return _Separable(layer, padded=layer.padding != "valid")
+        return _Separable(layer, padded=pads(layer, shape))
     return None
 
 
@@ -141,23 +163,28 @@ class _Separable(Mixer):
         return {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise}
 
 
-def multiplications(layer, output_shape):
-    """Multiplications of kernels for one sample, or `None` if the shape is not known.
+_COUNTED = (
+    *(keras.layers.Dense, *_CONVOLUTIONS, *_TRANSPOSED, *_SEPARABLE),
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+)
 
-    Args:
-        layer: A Keras layer.
-        output_shape: The shape of what it gives, with the samples' axis.
+
+def multiplications(layer):
+    """Multiplications of a Dense or convolutional kernel for one sample.
+
+    Returns:
+        Their number; 0 for a layer without a kernel, `None` for a layer of another kind with one
+        and where the shape is not known.
     """
-    kernels = {v.name: tuple(v.shape) for v in layer.weights if "kernel" in v.name}
+    kernels = [tuple(v.shape) for v in layer.weights if "kernel" in v.name]
     if not kernels:
         return 0
-    sizes = output_shape[1:]
-    if None in sizes:
+    if type(layer) not in _COUNTED or getattr(layer, "lora_enabled", False):
         return None
-    if type(layer) in _TRANSPOSED:
-        sizes = layer.input.shape[1:]
-        if None in sizes:
-            return None
-    channels_first = getattr(layer, "data_format", None) == "channels_first"
-    places = math.prod(sizes[1:] if channels_first else sizes[:-1])
-    return places * sum(math.prod(shape) for shape in kernels.values())
+    # A transposed convolution puts its kernel at each place of what it gets.
+    sizes = (layer.input if type(layer) in _TRANSPOSED else layer.output).shape[1:]
+    first = getattr(layer, "data_format", None) == "channels_first"
+    places = sizes[1:] if first else sizes[:-1]
+    if None in places:
+        return None
+    return math.prod(places) * sum(math.prod(shape) for shape in kernels)

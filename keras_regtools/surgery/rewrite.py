@@ -55,7 +55,10 @@ def copy_of(layer, kind=None, **changes):
         names = ("name", "activity_regularizer")
         own = {name: changes.pop(name) for name in names if name in changes}
         return wrapped_like(layer, copy_of(layer.layer, kind, **changes), **own)
-    config = layer.get_config()
+    try:
+        config = layer.get_config()
+    except NotImplementedError as error:
+        raise _cannot_be_copied(layer) from error
     if isinstance(layer, keras.layers.Lambda):
         own = {"function": layer.function, "arguments": layer.arguments, "mask": layer.mask}
         policy = {"name": layer.name, "dtype": layer.dtype_policy}
@@ -65,7 +68,20 @@ def copy_of(layer, kind=None, **changes):
         is_function = inspect.isfunction(value) and key not in changes
         if isinstance(value, Penalty) or is_function:
             config[key] = value
-    return (kind or type(layer)).from_config({**config, **changes})
+    kind = kind or type(layer)
+    if kind.__module__.startswith(("keras.", "keras_regtools.")):
+        return kind.from_config({**config, **changes})
+    try:
+        return kind.from_config({**config, **changes})
+    except Exception as error:
+        raise _cannot_be_copied(layer) from error
+
+
+def _cannot_be_copied(layer):
+    return ValueError(
+        "Expected layers that can be made anew from their `get_config`. Received: "
+        f"{layer.name!r} ({type(layer).__name__}), which cannot"
+    )
 
 
 def wrapped_like(wrapper, inner, **changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from keras_regtools.keras_internals import connections
 from keras_regtools.surgery.graph import is_graph_model, named
@@ -23,7 +24,8 @@ def shrink(model: keras.Model, *, verbose: bool = True) -> keras.Model:
     Channels are followed through Dense, convolutional (transposed, separable and depthwise ones
     too), batch normalization, activations, pooling, flatten, reshape, dropout, sums, products and
     concatenation. In a sum a channel goes where it can go from all branches. What other layers get
-    and give stays, as do the outputs of models inside the model.
+    and give stays, as do the outputs of models inside the model; behind `ZeroPadding2D` constants
+    other than zero stay.
 
     Exact zeros come from `regularizers.GroupLasso(…, proximal=True)`, or from L1 with it.
 
@@ -59,11 +61,11 @@ def shrink(model: keras.Model, *, verbose: bool = True) -> keras.Model:
     keras_model(model)
     models = _models_in(model)
     _check_used_once(models)
-    plans = {id(x): ShrinkingPlan(x) for x in models}
+    plans = [ShrinkingPlan(x, path) for x, path in models]
     changed, values = {}, {}
-    for x in models:
-        for layer in x.layers:
-            changes, arrays = plans[id(x)].becomes(layer)
+    for plan in plans:
+        for layer in plan.model.layers:
+            changes, arrays = plan.becomes(layer)
             changed[id(layer)] = changes
             if arrays:
                 values[id(layer)] = arrays
@@ -71,30 +73,30 @@ def shrink(model: keras.Model, *, verbose: bool = True) -> keras.Model:
         model, lambda layer, graph: [copy_of(layer, **changed[id(layer)])], values=values
     )
     if verbose:
-        left = [row for x in models for row in plans[id(x)].left()]
+        left = [row for plan in plans for row in plan.left()]
         print(_table(layer_sizes(model), layer_sizes(small), left))
     return small
 
 
-def _models_in(model):
-    """The model and those inside it, each once."""
+def _models_in(model, path=""):
+    """The model and those inside it, each once, with the names of those around it."""
     if not is_graph_model(model):
         raise ValueError(
             "`shrink` expected a Sequential or functional model, whose layers are known. Received: "
             f"the model {model.name!r} of the subclassed type {type(model).__name__}. Build it "
             "smaller and copy the weights that are not zero."
         )
-    found = [model]
+    found = [(model, path)]
     for layer in model.layers:
-        if isinstance(layer, keras.Model) and all(layer is not x for x in found):
-            found += _models_in(layer)
+        if isinstance(layer, keras.Model) and all(layer is not x for x, _ in found):
+            found += _models_in(layer, f"{path}{layer.name}/")
     return found
 
 
 def _check_used_once(models):
     """Refuse a layer with weights that stands in several places: each wants other channels."""
     met, uses = {}, []
-    for model in models:
+    for model, _ in models:
         if isinstance(model, keras.Sequential):
             uses += model.layers
             continue
@@ -110,25 +112,28 @@ def _check_used_once(models):
     if shared:
         raise ValueError(
             "`shrink` expected a model that uses each layer with weights once. Received: the model "
-            f"{models[0].name!r}, which uses these several times: {named(shared)}"
+            f"{models[0][0].name!r}, which uses these several times: {named(shared)}"
         )
 
 
 def _table(before, after, left):
-    rows = [("layer", "outputs", "parameters", "multiplications")]
-    totals = [[0, 0], [0, 0]]
+    rows, uncounted = [("layer", "outputs", "parameters", "multiplications")], []
+    totals = np.zeros((2, 2), int)  # (parameters, multiplications), (before, after)
     for name, old in before.items():
         new = after[name]
         rows.append((name, *(_change(a, b) for a, b in zip(old, new, strict=True))))
-        for total, a, b in zip(totals, old[1:], new[1:], strict=True):
-            total[0] += a or 0
-            total[1] += b or 0
+        if old[2] is None or new[2] is None:
+            uncounted.append(name)
+            old, new = (*old[:2], 0), (*new[:2], 0)
+        totals += np.transpose([old[1:], new[1:]])
     rows.append(("total", "", *(f"{_change(*t)}{_share(*t)}" for t in totals)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
-    for layer, number, why in left:
+    if uncounted:
+        lines.append(f"Multiplications are not counted of {', '.join(uncounted)}.")
+    for name, number, why in left:
         outputs = "1 zero output stays" if number == 1 else f"{number} zero outputs stay"
-        lines.append(f"{layer.name}: {outputs}: {why}.")
+        lines.append(f"{name}: {outputs}: {why}.")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_regtools.keras_internals import connections
+from keras_regtools.keras_internals import connections, number_arguments
 from keras_regtools.surgery.channel_rules import rule_of
 from keras_regtools.surgery.channels import Channels, Flow
-from keras_regtools.surgery.mixers import multiplications
+from keras_regtools.surgery.graph import channel_axis, output_shape
+from keras_regtools.surgery.mixers import multiplications, numbers
 
 
 class ShrinkingPlan:
@@ -15,22 +16,25 @@ class ShrinkingPlan:
 
     Args:
         model: A built model. Models inside it keep what they get and give.
+        path: The names of the models around it, each with a slash.
 
     Attributes:
         readings, rebuilt: By the id of a layer: what it reads, if it has a kernel, or else the
             function that says what it becomes.
         flows: By use, a pair of a name and the number of its call: the `Flow` that it gives.
+        use: The use that is looked at.
+        numbers: By use, the arguments of operations on a tensor and numbers.
     """
 
-    def __init__(self, model):
-        self.model, self.channels = model, Channels()
+    def __init__(self, model, path=""):
+        self.model, self.path, self.channels = model, path, Channels()
         self.readings, self.rebuilt, self.flows = {}, {}, {}
-        self._gone = {}
-        outputs = self._walk()
-        for use in outputs:
+        self.use, self.numbers, self._several = None, {}, set()
+        whose = f" of {model.name!r}" if path else ""
+        for use in self._walk():
             flow = self.flows.get(use)
             if flow is not None:
-                self.channels.keep(flow.groups, f"the output {use[0]!r}")
+                self.channels.keep(flow.groups, f"it is the output {use[0]!r}{whose}", first=True)
         self.need = self.channels.needed()
 
     def _walk(self):
@@ -43,11 +47,13 @@ class ShrinkingPlan:
                 before = (layer.name, 0)
             return [before]
         edges, outputs = connections(self.model)
+        self.numbers = number_arguments(self.model)
         sources = {}
         for source, target in edges:
             sources.setdefault(target, []).append(source)
         operations = {operation.name: operation for operation in self.model.operations}
         waiting = [(name, 0) for name in operations] + outputs + list(sources)
+        self._several = {name for name, number in waiting if number > 0}
         waiting.reverse()
         while waiting:  # what feeds a use comes before it
             use = waiting[-1]
@@ -61,8 +67,15 @@ class ShrinkingPlan:
         return outputs
 
     def _visit(self, operation, use, sources):
-        flows = [self.flows[source] for source in sources]
-        shape = _shape_of(operation, flows)
+        flows, self.use = [self.flows[source] for source in sources], use
+        if None in flows and operation.name not in self._several:
+            given = tree.flatten(operation.input)
+            if len(given) == len(flows):
+                flows = [
+                    self._fresh(tensor.shape, "") if flow is None else flow
+                    for flow, tensor in zip(flows, given, strict=True)
+                ]
+        shape = _shape_of(operation, flows, operation.name in self._several)
         rule, found = rule_of(operation), None
         if rule is not None and shape is not None and flows and None not in flows:
             found = rule(self, operation, flows, shape)
@@ -114,47 +127,63 @@ class ShrinkingPlan:
         return mixer.smaller(stays.nonzero()[0], outputs, added, carrier)
 
     def left(self):
-        """By layer, outputs that are zero and stay, and why: `[(layer, number, reason)]`."""
+        """Outputs that are zero and stay, and why: `[(name of the layer, number, reason)]`."""
         found = []
         for reading in self.channels.readings:
-            zero = ~reading.mixer.uses.any(axis=0) & self.stays(reading.outputs)
+            layer, zero = reading.mixer.layer, ~reading.mixer.uses.any(axis=0)
             reasons = {}
-            for group in self.channels.roots(reading.outputs[zero]):
-                joins = self.channels.joined.get(int(group))
-                why = self.channels.why[int(group)]
-                if joins and not why.startswith("it stands"):
-                    names = ", ".join(map(repr, dict.fromkeys(joins)))
-                    why = f"{names} joins it with others"
+            for group in self.channels.roots(reading.outputs[zero & self.stays(reading.outputs)]):
+                why = self._reason(int(group))
                 reasons[why] = reasons.get(why, 0) + 1
-            found += [(reading.mixer.layer, number, why) for why, number in reasons.items()]
+            found += [(self.path + layer.name, number, why) for why, number in reasons.items()]
+        for layer in self.model.layers:
+            known = id(layer) in self.readings or id(layer) in self.rebuilt
+            if isinstance(layer, keras.Model) or known:
+                continue
+            for weight in layer.weights:
+                if len(weight.shape) > 1:
+                    value = numbers(weight)
+                    number = int((value == 0).all(axis=tuple(range(value.ndim - 1))).sum())
+                    why = f"`shrink` does not take such a {type(layer).__name__} apart"
+                    found += [(self.path + layer.name, number, why)] if number else []
         return found
 
+    def _reason(self, group):
+        why, joins = self.channels.why[group], self.channels.joined.get(group)
+        if joins and not why.startswith("it "):
+            names = ", ".join(map(repr, dict.fromkeys(joins)))
+            why = f"{names} joins it with others"
+        return why
 
-def _shape_of(operation, flows):
+
+def _shape_of(operation, flows, several):
     """The shape of what an operation gives, or `None` if it gives several tensors."""
-    try:
-        given = operation.output
-    except (AttributeError, ValueError):  # used several times
+    if several:  # whose `output` is one of them
         try:
             shapes = [flow.shape for flow in flows]
             shape = operation.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes)
             return tuple(shape) if all(x is None or isinstance(x, int) for x in shape) else None
         except Exception:  # an operation, or a layer that cannot tell
             return None
-    given = tree.flatten(given)
+    given = tree.flatten(operation.output)
     return tuple(given[0].shape) if len(given) == 1 else None
 
 
-def layer_sizes(model):
-    """By layer with a kernel: its outputs, parameters and multiplications for one sample."""
+def layer_sizes(model, path=""):
+    """By layer with weights: its outputs, parameters and multiplications for one sample."""
     sizes = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            for name, size in layer_sizes(layer).items():
-                sizes[f"{layer.name}/{name}"] = size
+            sizes |= layer_sizes(layer, f"{path}{layer.name}/")
         elif layer.weights:
-            shape = layer.output.shape
-            first = getattr(layer, "data_format", None) == "channels_first"
-            width = shape[1 if first else -1]
-            sizes[layer.name] = (width, layer.count_params(), multiplications(layer, shape))
+            sizes[path + layer.name] = (_width(layer), layer.count_params(), multiplications(layer))
     return sizes
+
+
+def _width(layer):
+    """The channels of what a layer gives, or `None` for several tensors."""
+    shape = output_shape(layer)
+    if not isinstance(shape, tuple):
+        return None
+    axis = channel_axis(layer)
+    return shape[axis] if -len(shape) <= axis < len(shape) else shape[-1]
