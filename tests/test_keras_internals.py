@@ -203,6 +203,19 @@ def test_connections_are_those_of_the_graph():
     assert sorted(outputs) == [("add", 0), ("d", 1)]
 
 
+def test_the_numbers_that_operations_get_beside_a_tensor():
+    keras.utils.clear_session()
+    inputs = keras.Input((2,))
+    y = keras.ops.maximum(1.0 - inputs * 2, 0.5)
+    z = keras.ops.power(inputs, np.array([1.0, 2.0])) + inputs
+    found = internals.number_arguments(keras.Model(inputs, [y, z]))
+    found = {name: given for (name, number), given in found.items() if number == 0}
+    assert found["multiply"] == [None, 2]
+    assert found["subtract"] == [1.0, None]
+    assert found["maximum"] == [None, 0.5]
+    assert not {"power", "add"} & set(found)
+
+
 def test_a_configuration_of_another_form_is_told(monkeypatch):
     model = keras.Model(a := keras.Input((2,)), keras.layers.Dense(2)(a))
     monkeypatch.setattr(model, "get_config", lambda: {"layers": []}, raising=False)

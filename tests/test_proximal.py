@@ -166,6 +166,45 @@ def test_a_group_of_every_kind_of_kernel_shrinks_by_its_own_factor(name, over):
     np.testing.assert_allclose(array(layer.kernel), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0])
+def test_groups_with_a_step_for_each_weight_take_the_proximal_step_of_that_metric(spread):
+    """The minimum of ½ Σ (u − w)² / steps + l21 √size ‖u‖, where its gradient is zero."""
+    rng = np.random.default_rng(5)
+    w = rng.normal(size=(7, 40)).astype("float32")
+    steps = np.exp(spread * rng.normal(size=w.shape)).astype("float32")
+    steps[0, :5] = 2e4  # no gradient has ever come there
+    w[:, 0] = 0
+    penalty = rt.regularizers.GroupLasso(0.4, proximal=True)
+    penalty(ops.convert_to_tensor(w))  # which comes first in each step
+    u = array(penalty.shrunk(ops.convert_to_tensor(w), ops.convert_to_tensor(steps)))
+    norms, strength = np.sqrt((u.astype("float64") ** 2).sum(0)), 0.4 * np.sqrt(7)
+    away = norms > 0
+    assert 0 < away.sum() < 40
+    slope = (u - w) / steps + strength * u / np.where(away, norms, 1)
+    scale = np.abs(w / steps).max(0) + strength
+    assert (np.abs(slope) / scale)[:, away].max() < 2e-5
+    assert (np.sqrt(((w / steps) ** 2).sum(0)) <= strength * (1 + 1e-6))[~away].all()
+    off = rt.regularizers.GroupLasso(0.0, proximal=True)
+    off(ops.convert_to_tensor(w))
+    kept = off.shrunk(ops.convert_to_tensor(w), ops.convert_to_tensor(steps))
+    np.testing.assert_allclose(array(kept), w, rtol=1e-6)
+
+
+def test_under_adam_a_group_lasso_is_that_of_plain_descent():
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 1500)
+    model = linear(rt.regularizers.GroupLasso(0.08, proximal=True), keras.optimizers.Adam(rate))
+    often = 1500
+    model.fit(np.tile(X, (often, 1)), np.tile(Y, (often, 1)), 12, shuffle=False, verbose=0)
+    w = np.ones((4, 3))
+    for _ in range(5000):
+        w = w - 0.3 * slope(w)
+        norms = np.sqrt((w**2).sum(0))
+        w = w * np.maximum(1 - 0.3 * 0.08 * 2 / np.where(norms > 0, norms, 1), 0)
+    assert 0 < (w == 0).all(0).sum() < 3
+    np.testing.assert_allclose(array(model.layers[0].kernel), w, atol=1e-3)
+    assert (array(model.layers[0].kernel) == 0).tolist() == (w == 0).tolist()
+
+
 @pytest.mark.parametrize("gates", [("LSTM", 4), ("GRU", 3)])
 def test_units_of_gated_layers_go_whole(gates):
     kind, count = gates

@@ -13,6 +13,28 @@ from keras_regtools.regularizers.proximal import Proximal
 from keras_regtools.regularizers.strength import Strength
 from keras_regtools.validation import among
 
+_TINY = 1e-30
+_STEPS = 4  # of Newton's method: from where it starts, an error of 2e-6 at most was seen
+
+
+def _lengths(w, t):
+    """The length of each column of w after the step, r with Σ (w_i / (r + t_i))² = 1, or 0.
+
+    The root of a secular equation: 1 / √Σ − 1 is nearly straight in r, and its tangents lie above
+    it, so that Newton's method comes from the left and stays there.
+    """
+    t, size = t + _TINY, ops.abs(w)
+    stays = ops.sum(ops.square(w / t), axis=0) > 1
+    norm = ops.sqrt(ops.sum(ops.square(w), axis=0))
+    r = ops.maximum(norm - ops.max(t, axis=0), ops.max(size - t, axis=0))
+    r = ops.maximum(r, 0.0)
+    for _ in range(_STEPS):
+        square = ops.square(w / (r + t))
+        total, slope = ops.sum(square, axis=0), ops.sum(square / (r + t), axis=0)
+        total, slope = (ops.where(stays, x, 1.0) for x in (total, slope))
+        r = r + (ops.sqrt(total) - 1.0) * total / slope
+    return ops.where(stays, r, 0.0)
+
 
 @keras.saving.register_keras_serializable(package="keras_regtools")
 class GroupLasso(OfKernel, Proximal):
@@ -35,7 +57,9 @@ class GroupLasso(OfKernel, Proximal):
 
         proximal: Whether it acts by a proximal step after each update, which gives groups of exact
             zeros, as for `L1`: w_g ← w_g · max(1 − η l21 √(size) / ‖w_g‖, 0). Under Adam and its
-            like no closed form has a step of its own for each weight: the group takes its mean.
+            like, where each weight i has an η_i of its own, it is w_i ← w_i r / (r + t_i) with
+            t_i = η_i l21 √(size) and r the length that comes out, found by Newton's method; a
+            group with Σ (w_i / t_i)² ≤ 1 becomes zero.
 
     Raises:
         ValueError: a strength that is negative, NaN or infinite; an unknown `over` or `kernel`;
@@ -71,13 +95,14 @@ class GroupLasso(OfKernel, Proximal):
 
     def shrunk(self, w: Any, steps: Any) -> Any:
         groups = groups_of(w, self.over, self.kernel)
-        if len(steps.shape):
-            steps = ops.mean(groups_of(steps, self.over, self.kernel), axis=0)
-        norms = ops.sqrt(ops.sum(ops.square(groups), axis=0))
-        threshold = ops.cast(self.strength_of_step("l21"), w.dtype) * steps
-        threshold = threshold * math.sqrt(groups.shape[0])
-        kept = ops.maximum(1.0 - threshold / ops.where(norms > 0, norms, 1.0), 0.0)
-        return w * like_kernel(kept, tuple(w.shape), self.over, self.kernel)
+        strength = ops.cast(self.strength_of_step("l21"), w.dtype) * math.sqrt(groups.shape[0])
+        if not len(steps.shape):
+            norms = ops.sqrt(ops.sum(ops.square(groups), axis=0))
+            kept = ops.maximum(1.0 - strength * steps / ops.where(norms > 0, norms, 1.0), 0.0)
+            return w * like_kernel(kept, tuple(w.shape), self.over, self.kernel)
+        thresholds = strength * groups_of(steps, self.over, self.kernel)
+        lengths = like_kernel(_lengths(groups, thresholds), tuple(w.shape), self.over, self.kernel)
+        return ops.where(lengths > 0, w * lengths / (lengths + strength * steps + _TINY), 0.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "over": self.over, "kernel": self.kernel}
