@@ -135,6 +135,35 @@ def test_a_fit_that_goes_on_is_one_that_was_never_cut_off(tmp_path):
     )
 
 
+def test_a_fit_cut_off_within_an_epoch_goes_on_at_the_step_that_was_saved(tmp_path):
+    """Keras begins that epoch anew; the schedule goes on with the steps of the optimizer."""
+    schedule = SCHEDULES["callable"]
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "b", save_freq=3)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model is not None and batch == 3 and self.epoch == 1:
+                raise KeyboardInterrupt
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+    penalty = rt.regularizers.L2(0.0)
+    by_step = rt.callbacks.Schedule(penalty, "l2", schedule, by="step", key="l2")
+    with pytest.raises(KeyboardInterrupt):
+        trained(by_step, penalty, more=[backup(), Stop()])
+    again = rt.regularizers.L2(0.0)
+    by_step = rt.callbacks.Schedule(again, "l2", schedule, by="step", key="l2")
+    model, history = trained(by_step, again, more=[backup()])
+    made = int(ops.convert_to_numpy(model.optimizer.iterations))
+    assert 16 < made < 24  # steps 0 to 11 or fewer, then the eight of the epoch
+    last = float(ops.convert_to_numpy(schedule(made - 1)))
+    assert again.l2 == pytest.approx(last)
+    assert history["l2"] == [pytest.approx(last)]
+
+
 def test_after_the_fit_the_step_is_the_models_own():
     penalty = rt.regularizers.L2(0.0)
     callback = rt.callbacks.Schedule(penalty, "l2", SCHEDULES["polynomial"], by="step")

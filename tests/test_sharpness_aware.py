@@ -1,6 +1,10 @@
 """Sharpness-aware minimization in fit, by hand, by numpy, and against plain fits."""
 
 import copy
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -145,12 +149,73 @@ def test_a_step_of_a_network_is_that_of_the_loss_surface(jit):
         np.testing.assert_allclose(found, wanted, atol=5e-6)
 
 
-def test_every_second_step_is_plain():
-    model = fitted(one_weight(keras.optimizers.SGD(0.1)), SAM(0.5, every=2), epochs=5)
-    w = 2.0
-    for step in range(5):
-        w -= 0.1 * (w + (0.5 if step % 2 == 0 else 0.0))
-    assert model.get_weights()[0][0, 0] == pytest.approx(w, abs=1e-6)
+def alternated(steps, every=2, rho=lambda step: 0.5, w=2.0):
+    for step in range(steps):
+        w -= 0.1 * (w + (rho(step) if step % every == 0 else 0.0))
+    return pytest.approx(w, abs=1e-6)
+
+
+@pytest.mark.parametrize("jit", JITS)
+@pytest.mark.parametrize("every", [2, 3])
+def test_every_second_step_is_plain(every, jit):
+    model = one_weight(keras.optimizers.SGD(0.1), jit_compile=jit)
+    fitted(model, SAM(0.5, every=every), epochs=5)
+    assert model.get_weights()[0][0, 0] == alternated(5, every)
+    fitted(model, SAM(0.5, every=every), epochs=4)  # the count is the optimizer's
+    assert model.get_weights()[0][0, 0] == alternated(9, every)
+    fitted(model, None, epochs=2)
+    after = alternated(9, every).expected * 0.81
+    assert model.get_weights()[0][0, 0] == pytest.approx(after, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("jit", JITS)
+@pytest.mark.parametrize("case", ["accumulated", "data of unknown length", "scaled", "several"])
+def test_which_step_is_plain_whatever_the_step_is(case, jit):
+    settings, x = {"jit_compile": jit}, np.ones((20, 1), "float32")
+    optimizer, expected = keras.optimizers.SGD(0.1), alternated(5)
+    if case == "accumulated":  # of ten batches two make an update
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+        x = np.ones((40, 1), "float32")
+    elif case == "scaled":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=4.0)
+    elif case == "several" and not TORCH:
+        settings["steps_per_execution"] = 5
+    model = one_weight(optimizer, **settings)
+    sam = SAM(0.5, every=2)
+    if case == "data of unknown length":
+        tf = pytest.importorskip("tensorflow")
+        parts = tf.data.Dataset.from_generator(
+            lambda: ((x[:4], x[:4]) for _ in range(5)),
+            output_signature=(tf.TensorSpec((4, 1)), tf.TensorSpec((4, 1))),
+        )
+        model.fit(parts, epochs=2, verbose=0, shuffle=False, callbacks=[sam])
+        expected = alternated(10)
+        if keras.backend.backend() == "tensorflow" and not jit:
+            # There Keras' own count of the steps takes the end of the data for one.
+            expected = alternated(5, w=alternated(5).expected)
+    else:
+        fitted(model, sam, x, x)
+    assert model.get_weights()[0][0, 0] == expected
+
+
+@pytest.mark.parametrize("jit", JITS)
+def test_a_length_assigned_and_gradients_watched_between_plain_steps(jit):
+    model = one_weight(keras.optimizers.SGD(0.1), jit_compile=jit)
+    sam = SAM(0.5, every=2)
+
+    class Assign(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                sam.rho = 0.25
+
+    fitted(model, sam, epochs=7, more=[Assign()])
+    expected = alternated(7, rho=lambda step: 0.5 if step < 3 else 0.25)
+    assert model.get_weights()[0][0, 0] == expected
+    model = one_weight(keras.optimizers.SGD(0.1), jit_compile=jit)
+    gradients = rt.callbacks.GradientMonitor()
+    fitted(model, SAM(0.5, every=2), epochs=5, more=[gradients])
+    assert model.get_weights()[0][0, 0] == alternated(5)
 
 
 def logistic(y, outputs):
@@ -463,3 +528,42 @@ def test_modules_of_pytorch_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="with PyTorch modules in"):
         fitted(model, SAM(0.1), x, x[:, :2])
+
+
+_REPLICAS = """
+import numpy as np
+import tensorflow as tf
+import keras
+import keras_regtools as rt
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="net")
+    model.compile("sgd", "mse")
+x = np.ones((4, 1), "float32")
+try:
+    model.fit(x, x, callbacks=[rt.callbacks.SharpnessAwareMinimization()], verbose=0)
+except ValueError as error:
+    print("told:", error)
+model.fit(x, x, verbose=0)
+print("and trains without it")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="replicas are TensorFlow's here"
+)
+def test_a_replicated_model_is_refused():
+    root = pathlib.Path(__file__).parents[1]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
+    script = [sys.executable, "-c", _REPLICAS]
+    done = subprocess.run(
+        script, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        "told: Expected a model that is not replicated: each replica would take a step of its own. "
+        "Received: the model 'net' on 2 replicas",
+        "and trains without it",
+    ]

@@ -33,6 +33,7 @@ being differentiated, into another function, not yet compiled:
   anew;
 - `traced_function()`: what stands for the training step that is traced, and its replica, if the
   backend knows it; `(None, None)` otherwise;
+- `separate_step(model)` makes the training step of a model anew, apart from others there are.
 - `watch_steps(model, due, watch)` makes the training step of a model anew. Where that is faster it
   calls `watch(due(n))` before the n-th step from now, and `due(n)` tells whether to watch it;
 - `snapshot(condition, variables)`: their values before an update, needed only if the condition
@@ -85,6 +86,7 @@ require = _chosen.require
 squared_norms = _chosen.squared_norms
 traced_function = _chosen.traced_function
 value_and_grad = _chosen.value_and_grad
+separate_step = _chosen.separate_step
 watch_steps = _chosen.watch_steps
 conditional_assign = _chosen.conditional_assign
 
@@ -121,6 +123,7 @@ __all__ = [
     "squared_norms",
     "traced_function",
     "value_and_grad",
+    "separate_step",
     "watch_steps",
     "conditional_assign",
 ]

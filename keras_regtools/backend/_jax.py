@@ -80,21 +80,22 @@ def cond(condition, one, other):
     return one() if condition else other()
 
 
+def separate_step(model):
+    """`jax.jit` knows functions again that are equal, as bound methods are."""
+    own = shadow(model, "train_step", functools.partial(model.train_step))
+    try:
+        return make_step(model)
+    finally:
+        unshadow(model, "train_step", own)
+
+
 def watch_steps(model, due, watch):
     """Two compiled steps: one that can call the host is slow to start even where it does not."""
     if model.steps_per_execution != 1:
         _plain.watch_steps(model, due, watch)
         return
 
-    def compiled():
-        # `jax.jit` knows functions again that are equal, as bound methods are.
-        own = shadow(model, "train_step", functools.partial(model.train_step))
-        try:
-            return make_step(model)
-        finally:
-            unshadow(model, "train_step", own)
-
-    watched, plain, calls = compiled(), compiled(), itertools.count()
+    watched, plain, calls = separate_step(model), separate_step(model), itertools.count()
 
     def step(state, data):
         here = due(next(calls))

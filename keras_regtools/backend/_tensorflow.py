@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import cond, draws, same_draws, watch_steps  # noqa: F401
+from keras_regtools.backend._plain import cond, draws, same_draws, separate_step, watch_steps  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     StepAccumulator,

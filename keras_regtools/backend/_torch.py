@@ -17,6 +17,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     recompute_apart,
     replicas,
     require,
+    separate_step,
     squared_norms,
     traced_function,
 )

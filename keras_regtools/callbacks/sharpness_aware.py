@@ -18,6 +18,7 @@ from keras_regtools.state import Setting, State
 from keras_regtools.training import (
     SharpnessAwareHook,
     add_step_hook,
+    alternate_steps,
     bind,
     end,
     exchange_gradients,
@@ -61,7 +62,9 @@ class SharpnessAwareMinimization(RecordingCallback):
         adaptive: Whether to scale the step by the weights (ASAM). Its paper has a `rho` of .5 for
             large networks; small ones may not train with more than .2.
         every: Do it in every so many updates of the optimizer, beginning with its first. Under XLA
-            on a CPU that saves nothing: convolutions in a branch are slow there.
+            two steps are compiled for that, as branches are slow there; with a loss scale, with
+            `steps_per_execution` or beside a `GradientMonitor` on JAX it is one with a branch,
+            which on a CPU saves nothing.
         m: Samples per part: each part takes a step of its own and the mean of their gradients
             counts (m-sharpness), at the cost of one gradient more. Each part draws masks of its
             own. It is meant for losses that are means over samples: parts count by their numbers
@@ -167,6 +170,9 @@ class SharpnessAwareMinimization(RecordingCallback):
         undo = exchange_gradients(weakref.ref(model), hook)
         self._undo = functools.partial(_release, weakref.ref(model), undo, hook)
         bind(model, self._undo)
+        if self._every > 1 and _branches_are_slow(model):
+            hook.begin(model.optimizer)
+            alternate_steps(model, hook)
         remake_step(model)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -176,6 +182,15 @@ class SharpnessAwareMinimization(RecordingCallback):
 
     def __deepcopy__(self, memo):
         return type(self)(self.rho, self.adaptive, self.every, self.m)
+
+
+def _branches_are_slow(model):
+    """Whether XLA compiles the step, and each call is one update of the optimizer or a part of it.
+
+    A loss scale skips updates, which a count of the calls does not see.
+    """
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    return bool(model.jit_compile) and model.steps_per_execution == 1 and not scaled
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")

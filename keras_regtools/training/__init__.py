@@ -1,6 +1,13 @@
 """Internal: what happens inside a training step: hooks around `optimizer.apply`, scaled rates."""
 
-from keras_regtools.training.fit import bind, end, release, remake_step, watch_steps
+from keras_regtools.training.fit import (
+    alternate_steps,
+    bind,
+    end,
+    release,
+    remake_step,
+    watch_steps,
+)
 from keras_regtools.training.gradients import ROWS, GradientHook
 from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.optimizer_hooks import (
@@ -24,6 +31,7 @@ from keras_regtools.training.sharpness_aware import SharpnessAwareHook, perturba
 from keras_regtools.training.step_hooks import add_step_hook, remove_step_hook
 
 __all__ = [
+    "alternate_steps",
     "ROWS",
     "GradientHook",
     "SCALED",

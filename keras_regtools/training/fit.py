@@ -22,7 +22,7 @@ class _Bound:
 
     def __init__(self, model):
         self._model = weakref.ref(model)
-        self.undo, self.watched = [], None
+        self.undo, self.watched, self.turns = [], None, None
 
     def __call__(self, force=False):
         model = self._model()
@@ -72,11 +72,41 @@ def watch_steps(model, due, watching):
     _of(model).watched = (due, watching)
 
 
+def alternate_steps(model, turns):
+    """Have two compiled steps in a model that something is bound to: with something or without it.
+
+    A compiled step with a branch in it may be slow where the branch is not taken.
+
+    Args:
+        model: The model.
+        turns: An object with `due()`, whether the next call does it, `tell(flag)`, which is called
+            before each, as a step is compiled when it is called first, and `made()`, after each.
+    """
+    _of(model).turns = turns
+
+
 def remake_step(model):
     """Compile the training step anew, with the hooks that its optimizers have now."""
     renew_step_hooks(model)
     bound = _of(model)
+    turns = None if bound is None else bound.turns
     if bound is not None and bound.watched is not None:
+        if turns is not None:
+            turns.tell(None)  # the watched one has to see each step
         backend.watch_steps(model, *bound.watched)
+    elif turns is not None:
+        steps = backend.separate_step(model), backend.separate_step(model)
+        set_train_step(model, _alternating(*steps, turns))
     else:
         make_step(model)
+
+
+def _alternating(with_it, without_it, turns):
+    def step(*args):
+        flag = turns.due()
+        turns.tell(flag)
+        result = (with_it if flag else without_it)(*args)
+        turns.made()
+        return result
+
+    return step

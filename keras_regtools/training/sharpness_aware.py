@@ -68,7 +68,24 @@ class SharpnessAwareHook:
     def __init__(self, model, rho, adaptive, every, m):
         self.model, self.rho, self.adaptive = model, rho, adaptive
         self.every, self.m = every, m
-        self._batch = None
+        self._batch, self._due, self._made = None, None, 0
+
+    # As the turns of `alternate_steps`.
+
+    def begin(self, optimizer):
+        """Count the steps from those that the optimizer has made."""
+        base = base_optimizers(optimizer)[0]
+        self._made = int(ops.convert_to_numpy(iteration(base)))
+        self._steps = base.gradient_accumulation_steps or 1
+
+    def due(self):
+        return self._made // self._steps % self.every == 0
+
+    def tell(self, due):
+        self._due = due
+
+    def made(self):
+        self._made += 1
 
     def __call__(self, data):
         """At the beginning of a step: what the clean pass will change is kept."""
@@ -103,7 +120,9 @@ class SharpnessAwareHook:
             finite = ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in (*clean, *new)]))
             return [ops.where(finite, n, c) for n, c in zip(new, clean, strict=True)]
 
-        if self.every > 1:
+        if self._due is not None:
+            new = exchanged() if self._due else clean
+        elif self.every > 1:
             base = base_optimizers(optimizer)[0]
             steps = base.gradient_accumulation_steps or 1
             due = ops.equal(ops.mod(iteration(base) // steps, self.every), 0)
