@@ -27,6 +27,7 @@ GROUPS = (
         "ASAM",
         "SAM, every=4",
     ),
+    ("plain, Adam", "L1, proximal, Adam", "GroupLasso, proximal, Adam"),
     ("Keras' L1L2", "L1L2", "L1L2, scheduled by step"),
     ("Keras' Dropout", "Dropout"),
 )
@@ -101,14 +102,24 @@ def measured(name, xla, repeats):
         "Dropout": (with_dropout(plain, "ours"), [], "Keras' Dropout"),
         "L1, proximal": (rt.regularize(plain, conv=lasso, dense=lasso), [], "plain"),
         "GroupLasso, proximal": (rt.regularize(plain, conv=groups, dense=groups), [], "plain"),
+        "plain, Adam": (keras.models.clone_model(plain), [], None),
+        "L1, proximal, Adam": (
+            rt.regularize(plain, conv=lasso, dense=lasso),
+            [],
+            "plain, Adam",
+        ),
+        "GroupLasso, proximal, Adam": (
+            rt.regularize(plain, conv=groups, dense=groups),
+            [],
+            "plain, Adam",
+        ),
         "SAM": (keras.models.clone_model(plain), [sam()], "plain"),
         "ASAM": (keras.models.clone_model(plain), [sam(0.5, adaptive=True)], "plain"),
         "SAM, every=4": (keras.models.clone_model(plain), [sam(every=4)], "plain"),
     }
-    for model, _, _ in models.values():
-        model.compile(
-            keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", jit_compile=xla
-        )
+    for what, (model, _, _) in models.items():
+        optimizer = keras.optimizers.Adam(1e-3) if "Adam" in what else keras.optimizers.SGD(0.01)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=xla)
     seconds = {}
     for group in GROUPS:
         turns = Turns({what: models[what][:2] for what in group})

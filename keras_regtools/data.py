@@ -106,6 +106,11 @@ class Batches:
             )
         return Batches(*self._arrays, batch_size=batch_size)
 
+    def shuffled(self, seed):
+        """The same samples in random order, for arrays."""
+        order = np.random.default_rng(seed).permutation(self.samples)
+        return Batches(*_select(self._arrays, order), batch_size=self.batch_size)
+
     def first(self, samples):
         """The first samples of the first batch, or all of it, as `Batches`."""
         *parts, count = next(iter(self))

@@ -72,6 +72,7 @@ MEASURES = {
     "gradient_smoothness": functools.partial(
         rt.measures.gradient_smoothness, learning_rate=0.1, points=2
     ),
+    "gradient_noise_scale": functools.partial(rt.measures.gradient_noise_scale, micro_batch_size=2),
     "gradient_share": functools.partial(rt.measures.gradient_share, k=3),
     "hessian_density": functools.partial(rt.measures.hessian_density, steps=6, draws=2),
     "hessian_eigenvalues": functools.partial(rt.measures.hessian_eigenvalues, k=2, which="both"),

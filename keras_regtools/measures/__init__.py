@@ -11,6 +11,10 @@ from keras_regtools.measures.distribution_shift import DistributionShift, distri
 from keras_regtools.measures.eigenvalues import HessianEigenvalues, hessian_eigenvalues
 from keras_regtools.measures.fisher_rao import FisherRaoNorm, fisher_rao_norm
 from keras_regtools.measures.gradient_flow import GradientFlow, gradient_flow
+from keras_regtools.measures.gradient_noise_scale import (
+    GradientNoiseScale,
+    gradient_noise_scale,
+)
 from keras_regtools.measures.gradient_share import GradientShare, gradient_share
 from keras_regtools.measures.keskar import KeskarSharpness, keskar_sharpness
 from keras_regtools.measures.normalization_noise import NormalizationNoise, normalization_noise
@@ -34,6 +38,7 @@ __all__ = [
     "DistributionShift",
     "FisherRaoNorm",
     "GradientFlow",
+    "GradientNoiseScale",
     "GradientShare",
     "GradientSmoothness",
     "HessianDensity",
@@ -56,6 +61,7 @@ __all__ = [
     "distribution_shift",
     "fisher_rao_norm",
     "gradient_flow",
+    "gradient_noise_scale",
     "gradient_share",
     "gradient_smoothness",
     "hessian_density",
