@@ -202,3 +202,14 @@ def updating_optimizer():
                 return owner
         frame = frame.f_back
     return None
+
+
+def callbacks_of_fit():
+    """All callbacks of the fit in whose hook this is called; empty outside of one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList):
+            return list(owner.callbacks)
+        frame = frame.f_back
+    return []

@@ -129,6 +129,7 @@ def test_a_model_from_a_file_is_not_scaled_twice(tmp_path):
     assert rest == pytest.approx(whole[3:], rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:A warm-up of")
 def test_a_warm_up_goes_on_where_the_file_was_saved(tmp_path):
     whole = fit(model_of(), scaling(), epochs=4)["learning_rate"]
     model = saved(tmp_path, 1, scaling())

@@ -270,3 +270,17 @@ def test_what_an_optimizer_divides_by_is_named_so(kind, ending):
     model.optimizer.build(model.trainable_variables)
     held = [v for v in model.optimizer.variables if v.name.endswith(f"_{ending}")]
     assert [tuple(v.shape) for v in held] == [tuple(v.shape) for v in model.trainable_variables]
+
+
+def test_the_callbacks_of_a_fit_are_found_from_a_hook():
+    found = []
+
+    class Seeing(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.extend(internals.callbacks_of_fit())
+
+    own, other = Seeing(), keras.callbacks.LambdaCallback()
+    compiled().fit(X, Y, verbose=0, callbacks=[own, other])
+    assert own in found
+    assert other in found
+    assert internals.callbacks_of_fit() == []

@@ -120,6 +120,108 @@ def test_the_rules(rule, factor):
     assert rate(model) == pytest.approx(0.1 * factor, rel=1e-6)
 
 
+@pytest.mark.parametrize("given", [40.0, "result"])
+def test_the_noise_scale_bounds_the_rate(given):
+    """η(B) = η_max B / (B + B_noise), so 36 and 4 samples have the ratio 9 · 44 / 76."""
+
+    class Result:
+        value = 40.0
+
+    noise = Result() if given == "result" else given
+    scaling = LinearScalingLR(36, 4, rule="noise_scale", noise_scale=noise, warmup_epochs=0)
+    model = slope_model(keras.optimizers.SGD(0.1))
+    fit(model, callbacks=[scaling])
+    assert rate(model) == pytest.approx(0.1 * 9 * 44 / 76, rel=1e-6)
+
+
+def adam_run(rates, beta_1, beta_2, epsilon):
+    """Adam in numpy as Keras has it (ε beside the raw average), with the gradient one."""
+    w = m = v = 0.0
+    for t, now in enumerate(rates, 1):
+        m, v = beta_1 * m + 1 - beta_1, beta_2 * v + 1 - beta_2
+        now *= math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+        w -= now * m / (math.sqrt(v) + epsilon)
+    return w
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_rule_for_adam(accumulated):
+    """κ = 4: β 0.9 → 0.6 and 0.999 → 0.996, ε halved, the rate doubled (FACTS)."""
+    optimizer = keras.optimizers.Adam(0.1, epsilon=0.5)
+    optimizer.gradient_accumulation_steps = accumulated if accumulated > 1 else None
+    model, seen = slope_model(optimizer), []
+
+    class Settings(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((optimizer.beta_1, optimizer.beta_2, optimizer.epsilon))
+
+    scaling = LinearScalingLR(16 // accumulated, 4, rule="adam", warmup_steps=4)
+    fit(model, 8 * accumulated, callbacks=[scaling, Settings()])
+    assert seen[-1] == pytest.approx((0.6, 0.996, 0.25))
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 0.5)
+    if accumulated == 1:
+        expected = adam_run(ramp(0.1, 2, 4, 8), 0.6, 0.996, 0.25)
+        assert weight(model) == pytest.approx(expected, rel=1e-4)
+
+
+def test_adams_settings_come_back_after_a_fit_that_was_cut_off():
+    optimizer = keras.optimizers.Adam(0.1)
+    model = slope_model(optimizer)
+
+    class Cut(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callbacks=[LinearScalingLR(16, 4, rule="adam", warmup_epochs=0), Cut()])
+    fit(model, 1)  # at the latest when another fit begins
+    assert optimizer.beta_1 == 0.9
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "message"),
+    [
+        (
+            "adam",
+            {"batch_size": 40},
+            "Expected less than 10 times the base batch size, as Adam's β = 0.9 averages over 10 "
+            "steps. Received: 10 times. Use rule='sqrt', or a larger base batch size with its own "
+            "rate.",
+        ),
+        (
+            "sgd",
+            {"batch_size": 8},
+            "Expected Adam or AdamW for rule='adam'. Received: SGD. Use 'linear' for SGD, 'sqrt' "
+            "for others.",
+        ),
+    ],
+)
+def test_what_the_rule_for_adam_cannot_do_is_said_before_the_first_step(
+    optimizer, arguments, message
+):
+    model = slope_model(optimizer)
+    with pytest.raises(ValueError) as caught:
+        fit(model, callbacks=[LinearScalingLR(base_batch_size=4, rule="adam", **arguments)])
+    assert str(caught.value) == message
+    assert weight(model) == 0
+
+
+def test_two_that_set_one_rate_are_named():
+    model = slope_model(keras.optimizers.SGD(0.1))
+    two = [LinearScalingLR(4, 2, warmup_epochs=0) for _ in range(2)]
+    with pytest.raises(ValueError) as caught:
+        fit(model, callbacks=two)
+    assert str(caught.value) == (
+        "Expected one `LinearScalingLR` in a fit, as it sets the rate. Received: 2"
+    )
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    with pytest.warns(UserWarning, match="`LearningRateScheduler` and `LinearScalingLR` both set"):
+        fit(model, callbacks=[LinearScalingLR(4, 2, warmup_steps=5), scheduler])
+    with pytest.warns(UserWarning, match="A warm-up of 20 steps is longer than this fit, which"):
+        fit(model, 10, callbacks=[LinearScalingLR(4, 2, warmup_steps=20)])
+
+
 def test_a_smaller_batch_gets_a_smaller_rate():
     model = slope_model(keras.optimizers.SGD(0.1))
     fit(model, callbacks=[LinearScalingLR(8, 32, warmup_epochs=0)])
@@ -212,6 +314,7 @@ def test_afterwards_other_callbacks_change_the_rate():
     assert weight(model) == pytest.approx(before - last, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:A warm-up of")
 @pytest.mark.parametrize("new_callback", [True, False])
 def test_a_second_fit_goes_on_and_does_not_scale_again(new_callback):
     model = slope_model(keras.optimizers.SGD(0.1))
@@ -241,6 +344,7 @@ def test_a_fit_after_a_plain_one_sees_the_callback_and_one_after_it_does_not():
     assert weight(model) - before == pytest.approx(-0.3, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:A warm-up of")
 def test_a_cut_off_fit_leaves_no_hook_behind():
     model = slope_model(keras.optimizers.SGD(0.1))
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -268,7 +372,9 @@ def test_a_checkpoint_saved_during_the_fit_loads(tmp_path):
 def test_gradient_accumulation_warms_up_over_the_batches():
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
     model = slope_model(optimizer)
-    fit(model, 12, callbacks=[LinearScalingLR(4, 1, warmup_steps=8)])
+    scaling = LinearScalingLR(4, 4, warmup_steps=8)  # of 4 samples, 4 times: 16
+    fit(model, 12, callbacks=[scaling])
+    assert scaling.effective_batch_size == 16
     rates = ramp(0.1, 4, 8, 12)
     assert weight(model) == pytest.approx(-(rates[3] + rates[7] + rates[11]), rel=1e-5)
 
@@ -296,7 +402,17 @@ def test_what_will_happen_is_printed(capsys):
         slope_model(keras.optimizers.SGD(0.125)),
         callbacks=[LinearScalingLR(4, 1, warmup_steps=5, verbose=1)],
     )
-    assert capsys.readouterr().out == "LinearScalingLR: from 0.125 to 0.5 in 5 steps\n"
+    assert capsys.readouterr().out == (
+        "LinearScalingLR: batch 4 for 1, linear: from 0.125 to 0.5 in 5 steps\n"
+    )
+    fit(
+        slope_model(keras.optimizers.SGD(0.125, gradient_accumulation_steps=2)),
+        callbacks=[LinearScalingLR(4, 2, rule=lambda k: k / 2, warmup_epochs=0, verbose=1)],
+    )
+    assert capsys.readouterr().out == (
+        "LinearScalingLR: batch 4 × 2 accumulated for 2, its own rule: from 0.125 to 0.25 in 0 "
+        "steps\n"
+    )
 
 
 def number(name, value, kind):
@@ -320,7 +436,26 @@ def number(name, value, kind):
         ({"warmup_epochs": -1}, number("warmup_epochs", -1, "a finite number, zero or above")),
         (
             {"rule": "cubic"},
-            "Argument `rule` must be one of 'linear', 'sqrt'. Received: rule='cubic'",
+            "Argument `rule` must be one of 'linear', 'sqrt', 'adam', 'noise_scale'. Received: "
+            "rule='cubic'",
+        ),
+        (
+            {"rule": "noise_scale"},
+            "Expected `noise_scale=` for rule='noise_scale': a number, or what "
+            "`measures.gradient_noise_scale(surface)` gave. Received: None",
+        ),
+        (
+            {"rule": "noise_scale", "noise_scale": math.inf},
+            number("noise_scale", math.inf, "a positive finite number"),
+        ),
+        (
+            {"noise_scale": 3.0},
+            "Expected `noise_scale` for rule='noise_scale' alone. Received: rule='linear'",
+        ),
+        (
+            {"rule": lambda k: 0.0},
+            "Expected a rule that gives a positive finite number. Received: 0.0 of 2 times the "
+            "batch",
         ),
     ],
 )

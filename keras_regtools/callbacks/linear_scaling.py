@@ -11,34 +11,38 @@ import keras
 
 from keras_regtools import validation
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
-from keras_regtools.keras_internals import schedule_of
+from keras_regtools.keras_internals import callbacks_of_fit, schedule_of
 from keras_regtools.training import (
+    RULES,
     SCALED,
+    AdamRule,
     RateScaling,
     ScaledSchedule,
     ScheduleCorrection,
     add_hook,
     base_optimizers,
     bind,
+    checked_noise_scale,
     correct_momentum,
     end,
     held_optimizers,
+    rate_factor,
+    refuse_rivals,
     remake_step,
     take_out,
     training_optimizer,
-    warmup_factor,
+    warmup_length,
+    where_it_began,
 )
-
-RULES = {"linear": lambda k: k, "sqrt": math.sqrt}
 
 
 class LinearScalingLR(RecordingCallback):
     """Multiply the learning rate as the batch size is multiplied, after a gradual warm-up.
 
     With k = batch_size / base_batch_size, the rate starts at the base rate η, grows by a constant
-    in every training step and reaches kη (`rule="linear"`) or √k η (`"sqrt"`) after the warm-up:
-    η_t = η + (kη − η) t / T. It is set inside the training step, exactly also with
-    `steps_per_execution` above 1. Afterwards the rate is left to other callbacks. A fit that
+    in every training step and reaches f η after the warm-up: η_t = η + (f η − η) t / T. The factor
+    f is k for `rule="linear"`, √k for `"sqrt"`. It is set inside the training step, exactly also
+    with `steps_per_execution` above 1. Afterwards the rate is left to other callbacks. A fit that
     `keras.callbacks.BackupAndRestore` resumes goes on where it was, and so does a second fit of the
     same model, and, beside a `Report` that goes on in its directory, a fit of a model from a file
     with `initial_epoch`. Without one the rate in the file is taken for one that was scaled before,
@@ -49,10 +53,16 @@ class LinearScalingLR(RecordingCallback):
     schedule itself is given back when the fit ends.
 
     Args:
-        batch_size: The batch size of this fit, a positive integer.
+        batch_size: The batch size of this fit, a positive integer: what `fit` gets, on all replicas
+            together. With an optimizer that accumulates gradients over steps it is multiplied by
+            their number, as Keras takes the mean over them.
         base_batch_size: The batch size for which the base rate was found, a positive integer.
         base_learning_rate: The base rate η; the optimizer's own by default.
-        rule: `"linear"` or `"sqrt"`.
+        rule: `"linear"`; `"sqrt"`; `"adam"`, √k with Adam's β and ε changed too, for the time of
+            the fit ([Malladi et al., 2022](https://arxiv.org/abs/2205.10287)); `"noise_scale"`,
+            which ends where the noise does, see `noise_scale`; or a function of k.
+        noise_scale: For that rule, B_noise as `measures.gradient_noise_scale` gives it, a number or
+            its result: the rate is proportional to B / (B + B_noise).
         warmup_epochs: Length T of the warm-up in epochs, zero or above; 0 starts at the target.
         warmup_steps: The same in training steps, in place of `warmup_epochs`.
         momentum_correction: Whether to multiply the velocities of `SGD` and `RMSprop` by
@@ -86,7 +96,8 @@ class LinearScalingLR(RecordingCallback):
         base_batch_size: int,
         base_learning_rate: float | None = None,
         *,
-        rule: str = "linear",
+        rule: Any = "linear",
+        noise_scale: Any = None,
         warmup_epochs: float = 5,
         warmup_steps: int | None = None,
         momentum_correction: bool = True,
@@ -97,7 +108,8 @@ class LinearScalingLR(RecordingCallback):
         self.base_batch_size = validation.positive_integer("base_batch_size", base_batch_size)
         rate = validation.optional(validation.positive)
         self.base_learning_rate = rate("base_learning_rate", base_learning_rate)
-        self.rule = validation.one_of("rule", rule, tuple(RULES))
+        self.rule = rule if callable(rule) else validation.one_of("rule", rule, RULES)
+        self.noise_scale = checked_noise_scale(rule, noise_scale)
         self.warmup_epochs = validation.non_negative("warmup_epochs", warmup_epochs)
         steps = validation.optional(validation.non_negative)("warmup_steps", warmup_steps)
         self.warmup_steps = None if steps is None else int(steps)
@@ -105,11 +117,19 @@ class LinearScalingLR(RecordingCallback):
         self.verbose = verbose
         self._undo = []
         self._starts: Any = None
+        self._accumulated = 1
+        rate_factor(self.rule, self.batch_size, self.base_batch_size, self.noise_scale)
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Samples of an update, those of accumulated steps included once a fit has begun."""
+        return self.batch_size * self._accumulated
 
     @property
     def factor(self) -> float:
         """The multiple of the base rate that is reached."""
-        return RULES[self.rule](self.batch_size / self.base_batch_size)
+        sizes = self.effective_batch_size, self.base_batch_size
+        return rate_factor(self.rule, *sizes, self.noise_scale)
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)
@@ -119,6 +139,8 @@ class LinearScalingLR(RecordingCallback):
         super().set_model(model)
         if getattr(model, "optimizer", None) is None:
             validation.keras_model(model, built=False, compiled=True)
+        first = base_optimizers(training_optimizer(model))[0]
+        self._accumulated = first.gradient_accumulation_steps or 1
         # Read here, before another callback's `on_train_begin` restores a cut-off run.
         self._starts = [
             (optimizer, read_iteration(optimizer), self._base_rate(optimizer))
@@ -132,9 +154,13 @@ class LinearScalingLR(RecordingCallback):
         return self.base_learning_rate or read_rate(optimizer)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._warmup_end = self._steps()
+        steps = (self.params or {}).get("steps")
+        self._warmup_end = warmup_length(self.warmup_epochs, self.warmup_steps, steps)
+        refuse_rivals(self, callbacks_of_fit(), self._warmup_end)
         self._effective_starts, self._last_rate, self._check = [], None, False
         for optimizer, _, _ in self._starts:
+            if self.rule == "adam":  # which says what is wrong with it
+                AdamRule(optimizer, self.effective_batch_size / self.base_batch_size)
             if schedule_of(optimizer) is not None and self.base_learning_rate is not None:
                 raise ValueError(
                     "Expected no `base_learning_rate` for an optimizer built with a schedule, "
@@ -146,62 +172,16 @@ class LinearScalingLR(RecordingCallback):
         places = []
         for i, (optimizer, start, base) in enumerate(self._starts):
             before = kept[i] if isinstance(kept, list) and i < len(kept) else None
-            start, base = self._where_it_began(optimizer, start, base, epoch, before)
+            wanted = (self.factor, self.base_learning_rate, self._warmup_end)
+            steps = (self.params or {}).get("steps") or 0
+            start, base = where_it_began(optimizer, start, base, epoch, before, wanted, steps)
             self._install(optimizer, start, base, self._warmup_end)
             places.append([start, base])
         self.records.keep(self.name, places)
+        if self.rule == "adam":
+            self._change_adam()
         self._begun_at, self._warned = self.step(), False
         remake_step(self.model)
-
-    def _where_it_began(self, optimizer, start, base, epoch, before):
-        """The iteration and the rate at which the run began that this fit goes on with.
-
-        `start` and `base` were found before any backup was restored; `before` is what the run kept.
-        """
-        wanted = (self.factor, self.base_learning_rate, self._warmup_end)
-        known = SCALED.get(optimizer)
-        if known is not None:  # scaled in this process
-            if known["wanted"] == wanted:
-                return known["start"], known["base"]
-            return start, known["base"] if self.base_learning_rate is None else base
-        if epoch == 0:
-            return start, base
-        steps = (self.params or {}).get("steps") or 0
-        if start == 0:  # a new optimizer: a backup was restored into it, or only weights were
-            return (0 if read_iteration(optimizer) else -epoch * steps), base
-        schedule = schedule_of(optimizer)
-        if isinstance(schedule, ScaledSchedule):  # saved in the middle of a fit
-            return schedule.start, base
-        if before is not None:
-            return before[0], before[1] if self.base_learning_rate is None else base
-        begin = max(start - epoch * steps, 0)
-        if base is not None and self.base_learning_rate is None:
-            base = self._unscaled(base, start - begin, epoch)
-        return begin, base
-
-    def _unscaled(self, rate, steps, epoch):
-        """The base rate of a run that went on for so many steps and reached a rate."""
-        made = max(steps - 1, 0)  # the rate is that of the last step
-        base = rate / float(warmup_factor(made, self.factor, self._warmup_end))
-        warnings.warn(
-            f"The rate {rate:.3g} of a model that goes on with epoch {epoch + 1} is taken for one "
-            f"that was scaled before, from {base:.3g}. Pass `base_learning_rate` to say it.",
-            stacklevel=2,
-        )
-        return base
-
-    def _steps(self):
-        if self.warmup_steps is not None:
-            return self.warmup_steps
-        if self.warmup_epochs == 0:
-            return 0
-        steps = (self.params or {}).get("steps")
-        if not steps:
-            raise ValueError(
-                "Expected a known number of steps per epoch for `warmup_epochs`. Received: data of "
-                "unknown length. Pass `warmup_steps=` or `steps_per_epoch=` to `fit`."
-            )
-        return round(self.warmup_epochs * steps)
 
     def _install(self, optimizer, start, base, steps):
         """Put the scaling into an optimizer, for this fit."""
@@ -226,11 +206,29 @@ class LinearScalingLR(RecordingCallback):
         bind(self.model, undo)  # and when another fit begins
         self._undo.append(undo)
 
+    def _change_adam(self):
+        ratio = self.effective_batch_size / self.base_batch_size
+        rules = [AdamRule(optimizer, ratio) for optimizer, _, _ in self._starts]
+        for rule in rules:
+            rule.put_in()
+            bind(self.model, rule)
+            self._undo.append(rule)
+
     def _announce(self, base, target, steps):
+        length = math.prod((self.params or {}).get(n) or 0 for n in ("epochs", "steps"))
+        if 0 < length < steps:
+            warnings.warn(
+                f"A warm-up of {steps} steps is longer than this fit, which makes {length}: the "
+                "rate of the larger batch is not reached. Pass fewer `warmup_epochs`.",
+                stacklevel=2,
+            )
         if self.verbose:
-            length = math.prod((self.params or {}).get(n) or 0 for n in ("epochs", "steps"))
-            short = f", of which this fit makes {length}" if 0 < length < steps else ""
-            print(f"LinearScalingLR: from {base} to {target} in {steps} steps{short}")
+            times = f" × {self._accumulated} accumulated" if self._accumulated > 1 else ""
+            rule = self.rule if isinstance(self.rule, str) else "its own rule"
+            print(
+                f"LinearScalingLR: batch {self.batch_size}{times} for {self.base_batch_size}, "
+                f"{rule}: from {base} to {target} in {steps} steps"
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)

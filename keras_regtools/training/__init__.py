@@ -18,6 +18,13 @@ from keras_regtools.training.optimizer_hooks import (
     remove_hook,
     training_optimizer,
 )
+from keras_regtools.training.rate_rules import (
+    RULES,
+    AdamRule,
+    checked_noise_scale,
+    rate_factor,
+    refuse_rivals,
+)
 from keras_regtools.training.scaling import (
     SCALED,
     RateScaling,
@@ -26,11 +33,20 @@ from keras_regtools.training.scaling import (
     hand_on,
     take_out,
     warmup_factor,
+    warmup_length,
+    where_it_began,
 )
 from keras_regtools.training.sharpness_aware import SharpnessAwareHook, perturbation
 from keras_regtools.training.step_hooks import add_step_hook, remove_step_hook
 
 __all__ = [
+    "RULES",
+    "AdamRule",
+    "checked_noise_scale",
+    "rate_factor",
+    "refuse_rivals",
+    "warmup_length",
+    "where_it_began",
     "alternate_steps",
     "ROWS",
     "GradientHook",

@@ -1,5 +1,6 @@
 """A learning rate that warms up from a base rate to a multiple of it, inside the step."""
 
+import warnings
 import weakref
 from typing import Any
 
@@ -28,6 +29,25 @@ def warmup_factor(step, factor, warmup_steps):
         return ops.ones_like(ops.cast(step, "float32")) * factor
     done = ops.clip(ops.cast(step, "float32") / warmup_steps, 0.0, 1.0)
     return 1.0 + (factor - 1.0) * done
+
+
+def warmup_length(epochs, given, steps):
+    """Steps of a warm-up that is given in epochs, or in steps.
+
+    Args:
+        epochs, given: Epochs, and steps or `None`; the latter count.
+        steps: Steps of an epoch, or `None`.
+    """
+    if given is not None:
+        return given
+    if epochs == 0:
+        return 0
+    if not steps:
+        raise ValueError(
+            "Expected a known number of steps per epoch for `warmup_epochs`. Received: data of "
+            "unknown length. Pass `warmup_steps=` or `steps_per_epoch=` to `fit`."
+        )
+    return round(epochs * steps)
 
 
 # What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
@@ -124,6 +144,50 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def from_config(cls, config):
         schedule = keras.optimizers.schedules.deserialize(config["schedule"])
         return cls(**{**config, "schedule": schedule})
+
+
+def where_it_began(optimizer, start, base, epoch, before, wanted, steps):
+    """The iteration and the rate at which the run began that a fit goes on with.
+
+    Args:
+        optimizer: A base optimizer.
+        start, base: What was found before any backup was restored.
+        epoch: The first epoch of the fit.
+        before: `(start, base)` that the run kept, or `None`.
+        wanted: `(factor, base rate that was given, steps of the warm-up)`.
+        steps: Steps of an epoch, 0 if they are not known.
+    """
+    known, given = SCALED.get(optimizer), wanted[1]
+    if known is not None:  # scaled in this process
+        if known["wanted"] == wanted:
+            return known["start"], known["base"]
+        return start, known["base"] if given is None else base
+    if epoch == 0:
+        return start, base
+    made = int(ops.convert_to_numpy(iteration(optimizer)))
+    if start == 0:  # a new optimizer: a backup was restored into it, or only weights were
+        return (0 if made else -epoch * steps), base
+    schedule = schedule_of(optimizer)
+    if isinstance(schedule, ScaledSchedule):  # saved in the middle of a fit
+        return schedule.start, base
+    if before is not None:
+        return before[0], before[1] if given is None else base
+    begin = max(start - epoch * steps, 0)
+    if base is not None and given is None:
+        base = _unscaled(base, start - begin, epoch, wanted)
+    return begin, base
+
+
+def _unscaled(rate, steps, epoch, wanted):
+    """The base rate of a run that went on for so many steps and reached a rate."""
+    made = max(steps - 1, 0)  # the rate is that of the last step
+    base = rate / float(warmup_factor(made, wanted[0], wanted[2]))
+    warnings.warn(
+        f"The rate {rate:.3g} of a model that goes on with epoch {epoch + 1} is taken for one "
+        f"that was scaled before, from {base:.3g}. Pass `base_learning_rate` to say it.",
+        stacklevel=2,
+    )
+    return base
 
 
 def take_out(model, optimizer, hook, schedule):

@@ -11,7 +11,6 @@ import keras_tuner
 
 from keras_regtools import measures, regularizers
 from keras_regtools.callbacks import LinearScalingLR
-from keras_regtools.callbacks.linear_scaling import RULES
 from keras_regtools.callbacks.recording import finite_or_nan
 from keras_regtools.data import Batches, is_arrays
 from keras_regtools.surface import LossSurface
@@ -106,7 +105,7 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         self.batch_sizes = several("batch_sizes", batch_sizes, positive_integer)
         self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
         self.learning_rates = list(positive_pair("learning_rates", learning_rates))
-        self.rule = one_of("rule", rule, tuple(RULES))
+        self.rule = one_of("rule", rule, ("linear", "sqrt"))
         self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
         self.samples = positive_integer("samples", samples)
         self.batch_norm = optional(flag)("batch_norm", batch_norm)

@@ -74,9 +74,7 @@ class ZeroShare(Statistic):
 
 class AbsoluteMean(Statistic):
     name = "absolute_mean"
-    formula = (
-        "mean of \\|a\\|; in front of a ReLU, of what it lets through (without the cap of ReLU6)"
-    )
+    formula = "mean of \\|a\\|; in front of a ReLU or ReLU6, of max(a, 0)"
     meaning = "how large the activations are"
     sampled_rows = {"absolute": SUM}
 
