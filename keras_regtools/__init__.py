@@ -14,6 +14,7 @@ from keras_regtools import (
 )
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import instrument, recalibrate, regularize, shrink, strip
+from keras_regtools.trial import find_learning_rate
 from keras_regtools.version import __version__, show_versions
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "applications",
     "callbacks",
+    "find_learning_rate",
     "instrument",
     "landscape",
     "layers",

@@ -9,7 +9,7 @@ from keras_regtools.plots.layers import (
     gradient_norms,
     moving_distances,
 )
-from keras_regtools.plots.learning_rate import learning_rate
+from keras_regtools.plots.learning_rate import learning_rate, learning_rate_range
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 from keras_regtools.plots.sharpness import sharpness
@@ -26,6 +26,7 @@ __all__ = [
     "kernel_norms",
     "kernel_sparsity",
     "learning_rate",
+    "learning_rate_range",
     "line",
     "loss",
     "moving_distances",
