@@ -27,6 +27,7 @@ LONG = (  # even when small; small, LeNet-5 runs without batch normalization
     "lenet5.py",
     "regularization_effects.py",
     "small_vs_large_batch.py",
+    "sparsity.py",
     "vgg.py",
 )
 SEEDED = (
@@ -34,6 +35,7 @@ SEEDED = (
     "batch_norm_landscape.py",
     "distribution_shift.py",
     "internal_covariate_shift.py",
+    "linear_scaling.py",
     "regularization_effects.py",
     "sharpness_aware.py",
     "small_vs_large_batch.py",
@@ -53,6 +55,8 @@ LEFT_BEHIND = {
         "runs.csv",
         "small_vs_large_batch.png",
     },
+    "linear_scaling.py": {"curves.csv", "linear_scaling.png", "noise_scale.csv"},
+    "sparsity.py": {"runs.csv", "sparsity.png"},
     "regularization_effects.py": {
         "before_batch_norm.csv",
         "regularization_effects.png",
