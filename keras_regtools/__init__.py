@@ -12,12 +12,14 @@ from keras_regtools import (
     report,
     vectors,
 )
+from keras_regtools.growing_batches import GrowingBatches
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import instrument, recalibrate, regularize, shrink, strip
 from keras_regtools.trial import find_learning_rate
 from keras_regtools.version import __version__, show_versions
 
 __all__ = [
+    "GrowingBatches",
     "LossSurface",
     "__version__",
     "applications",

@@ -213,3 +213,35 @@ def callbacks_of_fit():
             return list(owner.callbacks)
         frame = frame.f_back
     return []
+
+
+def epoch_of_fit():
+    """The epoch of the fit that calls this, from 0 on; `None` outside of one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("evaluate", "predict"):
+            return None
+        if frame.f_code.co_name == "fit" and isinstance(frame.f_locals.get("self"), keras.Model):
+            return frame.f_locals.get("epoch")
+        frame = frame.f_back
+    return None
+
+
+def renew_length(dataset):
+    """Have the iteration that calls `dataset.on_epoch_begin` ask for the number of batches again.
+
+    Keras asks once for all epochs, and tells the callbacks once.
+    """
+    frame, iteration = sys._getframe(1), None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if iteration is None and hasattr(owner, "data_adapter") and hasattr(owner, "_num_batches"):
+            iteration = owner
+        told = frame.f_locals.get("callbacks")
+        if frame.f_code.co_name == "fit" and isinstance(told, keras.callbacks.CallbackList):
+            told.params["steps"] = len(dataset)
+            break
+        frame = frame.f_back
+    if iteration is None:
+        raise _missing("an iteration with `_num_batches`", dataset)
+    iteration._num_batches = len(dataset)

@@ -277,6 +277,7 @@ def decay(step):
 
 
 CALLBACKS = {
+    "BatchSize": lambda tmp: rt.callbacks.BatchSize(rt.GrowingBatches(X, Y, [4])),
     "LinearScalingLR": lambda tmp: rt.callbacks.LinearScalingLR(16, 8, warmup_epochs=1),
     "Measure": lambda tmp: rt.callbacks.Measure({"gradient/norm": gradient_norm}, X, Y, every=2),
     "WeightTrajectory": lambda tmp: rt.callbacks.WeightTrajectory(),

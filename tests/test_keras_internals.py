@@ -284,3 +284,35 @@ def test_the_callbacks_of_a_fit_are_found_from_a_hook():
     assert own in found
     assert other in found
     assert internals.callbacks_of_fit() == []
+
+
+def test_a_dataset_may_change_its_length_from_epoch_to_epoch():
+    epochs, steps = [], []
+
+    class Changing(keras.utils.PyDataset):
+        length = 4
+
+        def __len__(self):
+            return self.length
+
+        def __getitem__(self, index):
+            return X[:2], Y[:2]
+
+        def on_epoch_begin(self):
+            epochs.append(internals.epoch_of_fit())
+            self.length = (4, 2, 3)[epochs[-1]]
+            internals.renew_length(self)
+
+    class Counting(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            steps.append(0)
+
+        def on_train_batch_end(self, batch, logs=None):
+            steps[-1] += 1
+
+    compiled().fit(Changing(), epochs=3, verbose=0, shuffle=False, callbacks=[Counting()])
+    assert epochs == [0, 1, 2]
+    assert steps == [4, 2, 3]
+    assert internals.epoch_of_fit() is None
+    with pytest.raises(RuntimeError, match="an iteration with `_num_batches`"):
+        internals.renew_length(Changing())

@@ -1,6 +1,7 @@
 """Callbacks: is it time? Then measure, into the logs and into the records."""
 
 from keras_regtools.callbacks.activations import ActivationMonitor
+from keras_regtools.callbacks.batch_size import BatchSize
 from keras_regtools.callbacks.gradients import GradientMonitor
 from keras_regtools.callbacks.linear_scaling import LinearScalingLR
 from keras_regtools.callbacks.measure import Measure
@@ -15,6 +16,7 @@ from keras_regtools.callbacks.weights import WeightMonitor
 
 __all__ = [
     "ActivationMonitor",
+    "BatchSize",
     "GradientMonitor",
     "LinearScalingLR",
     "Measure",
