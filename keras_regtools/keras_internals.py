@@ -89,6 +89,13 @@ def is_schedule(name, value):
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
 
 
+def rate_of_steps(optimizer):
+    """The schedule or function that an optimizer takes its rate from, or `None` for a number."""
+    return next(
+        (value for name, value in vars(optimizer).items() if is_schedule(name, value)), None
+    )
+
+
 def variable_key(optimizer, variable):
     """The name under which an optimizer keeps what is set for one variable."""
     if not hasattr(optimizer, "_var_key"):

@@ -74,6 +74,23 @@ def test_the_interval_holds_the_truth_in_95_of_100(square, n, size):
     assert 930 - slack <= held <= 970 + slack
 
 
+@pytest.mark.parametrize(("population", "n"), [(4000, 512), (1024, 512), (512, 512)])
+def test_the_interval_of_a_population_holds_its_truth(population, n):
+    rng, held, widths = np.random.default_rng(3), 0, []
+    whole = gradients_of_regression(population, rng=rng)
+    truth = whole.var(axis=0, ddof=1).sum() / (whole.mean(axis=0) ** 2).sum()
+    rest = 1 - n / population
+    for _ in range(400):
+        part = whole[rng.permutation(population)[:n]]
+        found = module._estimates(*quantities(part, 8), 8, rest)
+        low, high = module._fieller(*(f.sum(axis=-1) for f in found), 0.95, rest)
+        held += low <= truth <= high
+        widths.append((high - low) / truth)
+    assert 0.92 <= held / 400 <= 1
+    if n == population:
+        assert np.median(widths) < 0.9  # of 64 micro-batches alone: 4 · √(2 / 63)
+
+
 @pytest.mark.parametrize("population", [400, 2000])
 def test_samples_drawn_without_replacement_have_the_means_of_their_population(population):
     rng = np.random.default_rng(2)

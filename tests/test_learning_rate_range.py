@@ -11,7 +11,11 @@ from problems import numbers
 
 import keras_regtools as rt
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    # Of few steps on few samples nothing is to be suggested.
+    pytest.mark.filterwarnings("ignore:The loss does not fall at any rate"),
+]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
 Y = RNG.integers(0, 3, 60)
@@ -37,13 +41,89 @@ def test_the_edge_is_that_of_the_curvature(momentum):
     assert found.edge == pytest.approx(2 * (1 + momentum) / 10, rel=1e-3)
 
 
+def test_the_edge_of_nesterov_is_where_keras_diverges():
+    """w ← w + m v − η g with v ← m v − η g: unstable above 2 (1 + m) / ((1 + 2 m) λ)."""
+    optimizer = keras.optimizers.SGD(0.1, 0.5, nesterov=True)
+    found = rt.find_learning_rate(quadratic([10.0], optimizer), ONES, ONES, batch_size=8, orders=1)
+    assert found.edge == pytest.approx(0.15, rel=1e-3)
+    for factor, grows in ((0.98, False), (1.02, True)):
+        w, v = 1.0, 0.0
+        for _ in range(2000):
+            g = 10 * w
+            v = 0.5 * v - factor * found.edge * g
+            w = w + 0.5 * v - factor * found.edge * g
+        assert (abs(w) > 1) == grows
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_noise_of_small_batches_is_no_divergence(size, seed):
+    model = network(keras.optimizers.SGD(0.1))
+    found = rt.find_learning_rate(
+        model, X, Y, batch_size=size, seed=seed, edge=False, span=(1e-5, 3)
+    )
+    known = np.isfinite(found.losses).sum(axis=1)
+    assert known.min() > 50
+    assert 1e-5 < found.valley < 3
+
+
+def test_a_rate_that_is_a_function_and_a_loss_that_does_not_fall():
+    model = quadratic([1.0], keras.optimizers.SGD(lambda: 0.1))
+    rate = model.optimizer._learning_rate
+    rt.find_learning_rate(model, ONES, ONES, batch_size=8, orders=1)
+    assert model.optimizer._learning_rate is rate
+    flat = quadratic([1.0], keras.optimizers.SGD(0.1), start=0.0)
+    with pytest.warns(UserWarning, match="The loss does not fall at any rate between"):
+        found = rt.find_learning_rate(flat, ONES, ONES, batch_size=8, orders=1, span=(1e-5, 0.1))
+    assert math.isnan(found.valley)
+    rt.plots.learning_rate_range(found)
+
+
+def test_without_a_second_derivative_there_is_no_edge(monkeypatch):
+    def fails(*args, **kwargs):
+        raise ValueError("Expected finite derivatives")
+
+    monkeypatch.setattr("keras_regtools.trial.learning_rate.hessian_eigenvalues", fails)
+    model = quadratic([1.0], keras.optimizers.SGD(0.1))
+    with pytest.warns(UserWarning, match="The edge of stability was not measured: Expected"):
+        found = rt.find_learning_rate(model, ONES, ONES, batch_size=8, orders=1)
+    assert math.isnan(found.edge)
+    assert found.valley > 0
+
+
+def test_within_a_fit_the_fit_goes_on():
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rt.find_learning_rate(self.model, X, Y, steps=12, orders=1, edge=False)
+
+    twins = [network(keras.optimizers.SGD(0.1, momentum=0.9)) for _ in range(2)]
+    for model, callbacks in zip(twins, ([Look()], []), strict=True):
+        model.fit(X, Y, batch_size=20, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)
+    if keras.backend.backend() != "torch":
+        same(everything(twins[0]), everything(twins[1]), named=False)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras itself cannot train this there"
+)
+def test_a_batch_size_that_the_model_fixes():
+    inputs = keras.Input(batch_shape=(12, 5, 4))
+    layer = keras.layers.GRU(3, stateful=True)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(layer(inputs)))
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    x = RNG.normal(size=(60, 5, 4)).astype("float32")
+    before = np.array(numbers(layer.states)[0])
+    rt.find_learning_rate(model, x, Y, batch_size=12, steps=12, orders=1, edge=False)
+    np.testing.assert_array_equal(numbers(layer.states)[0], before)
+
+
 def test_a_quadratic_by_hand():
     """Every batch is the same: w ← w (1 − η), and the sweep ends at four times the lowest loss."""
     model = quadratic([1.0], keras.optimizers.SGD(0.1))
     found = rt.find_learning_rate(
-        model, ONES, ONES, batch_size=8, span=(1e-4, 100.0), steps=40, orders=2
+        model, ONES, ONES, batch_size=8, span=(1e-4, 1e4), steps=40, orders=2
     )
-    rates = np.geomspace(1e-4, 100, 40)
+    rates = np.geomspace(1e-4, 1e4, 40)
     np.testing.assert_allclose(found.rates, rates)
     w, expected = 1.0, []
     for rate in rates:
@@ -191,6 +271,11 @@ def test_a_dataset_and_other_optimizers():
     found = rt.find_learning_rate(model, data, steps=12, orders=1)
     assert math.isnan(found.edge)
     assert np.isfinite(found.losses).any()
+    assert found.batch_size is None
+    with pytest.raises(ValueError, match="Expected arrays, which can be cut"):
+        rt.find_learning_rate(model, data, batch_size=[4, 8])
+    with pytest.raises(ValueError, match="a dict of them"):
+        rt.plots.learning_rate_range({})
 
 
 @pytest.mark.parametrize(
@@ -199,12 +284,13 @@ def test_a_dataset_and_other_optimizers():
         ({"steps": 9}, "Argument `steps` must be an integer, 10 or above"),
         ({"span": (1.0, 0.1)}, "Argument `span` must be two positive finite numbers, the smaller"),
         ({"batch_size": 0}, "Argument `batch_size` must be a positive integer"),
-        ({"span": (1e9, 1e10)}, "Expected losses that are finite for the smallest rates"),
     ],
 )
 def test_bad_input_is_told(arguments, message):
     model = network("sgd")
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         rt.find_learning_rate(model, X, Y, **arguments)
+    with pytest.raises(ValueError, match="Expected losses that are finite for the smallest rates"):
+        rt.find_learning_rate(quadratic([1.0], "sgd"), ONES * np.nan, ONES)
     with pytest.raises(ValueError, match="compiled"):
         rt.find_learning_rate(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), X, Y)

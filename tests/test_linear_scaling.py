@@ -164,6 +164,35 @@ def test_the_rule_for_adam(accumulated):
         assert weight(model) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_file_saved_during_the_fit_holds_adams_own_settings(tmp_path):
+    model = slope_model(keras.optimizers.Adam(0.1))
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    scaling = LinearScalingLR(16, 4, rule="adam", warmup_epochs=0)
+
+    class Config(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            assert self.model.optimizer.beta_1 == pytest.approx(0.6)
+            assert self.model.optimizer.get_config()["beta_1"] == 0.9
+
+    fit(model, 3, epochs=2, callbacks=[scaling, Config()])
+    assert "get_config" not in vars(model.optimizer)
+    plain = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    plain.compile(keras.optimizers.Adam(0.1), "mse")
+    plain.fit(np.ones((8, 1)), np.ones(8), batch_size=4, epochs=2, verbose=0, callbacks=[
+        LinearScalingLR(16, 4, rule="adam", warmup_epochs=0), checkpoint])  # fmt: skip
+    again = keras.models.load_model(tmp_path / "2.keras")
+    assert again.optimizer.beta_1 == 0.9
+
+
+def test_numbers_of_numpy_and_a_fit_beyond_the_warm_up():
+    scaling = LinearScalingLR(64, 4, rule=lambda k: np.sqrt(np.float32(k)), warmup_steps=8)
+    assert scaling.factor == 4
+    model = slope_model(keras.optimizers.SGD(0.1))
+    fit(model, 10, callbacks=[scaling])
+    fit(model, 2, callbacks=[LinearScalingLR(64, 4, rule=scaling.rule, warmup_steps=8)])
+    assert rate(model) == pytest.approx(0.4)
+
+
 def test_adams_settings_come_back_after_a_fit_that_was_cut_off():
     optimizer = keras.optimizers.Adam(0.1)
     model = slope_model(optimizer)
@@ -215,7 +244,15 @@ def test_two_that_set_one_rate_are_named():
     assert str(caught.value) == (
         "Expected one `LinearScalingLR` in a fit, as it sets the rate. Received: 2"
     )
+
+    class Own(LinearScalingLR):
+        pass
+
+    with pytest.raises(ValueError, match="Expected one `LinearScalingLR` in a fit"):
+        fit(model, callbacks=[LinearScalingLR(4, 2), Own(4, 2)])
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    with pytest.warns(UserWarning, match="for 0 steps of warm-up the latter does"):
+        fit(model, callbacks=[LinearScalingLR(4, 2, warmup_epochs=0), scheduler])
     with pytest.warns(UserWarning, match="`LearningRateScheduler` and `LinearScalingLR` both set"):
         fit(model, callbacks=[LinearScalingLR(4, 2, warmup_steps=5), scheduler])
     with pytest.warns(UserWarning, match="A warm-up of 20 steps is longer than this fit, which"):

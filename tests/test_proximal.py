@@ -378,7 +378,9 @@ def test_zeros_are_held_after_the_users_constraint():
     assert (found[1] == 0).all()
     assert (found[[0, 2, 3]] != kernel[[0, 2, 3]]).all()
     assert np.linalg.norm(found, axis=0).max() < 1 + 1e-6
+    layer.trainable = False  # which a release does not miss
     rt.regularizers.hold_zeros(model, False)
+    layer.trainable = True
     assert isinstance(layer.kernel.constraint, keras.constraints.UnitNorm)
     with pytest.raises(ValueError, match="Argument `hold` must be"):
         rt.regularizers.hold_zeros(model, "no")

@@ -156,7 +156,7 @@ class LinearScalingLR(RecordingCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         steps = (self.params or {}).get("steps")
         self._warmup_end = warmup_length(self.warmup_epochs, self.warmup_steps, steps)
-        refuse_rivals(self, callbacks_of_fit(), self._warmup_end)
+        refuse_rivals(self, LinearScalingLR, callbacks_of_fit(), self._warmup_end)
         self._effective_starts, self._last_rate, self._check = [], None, False
         for optimizer, _, _ in self._starts:
             if self.rule == "adam":  # which says what is wrong with it
@@ -188,16 +188,17 @@ class LinearScalingLR(RecordingCallback):
         wanted = (self.factor, self.base_learning_rate, steps)
         SCALED[optimizer] = {"wanted": wanted, "start": start, "base": base}
         self._effective_starts.append(start)
+        made = read_iteration(optimizer) - start
         schedule = schedule_of(optimizer)
         if isinstance(schedule, ScaledSchedule):  # of a checkpoint saved during a fit
             schedule = schedule.schedule
         if schedule is None:
             hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
-            self._announce(f"{base:g}", f"{base * self.factor:g}", steps)
+            self._announce(f"{base:g}", f"{base * self.factor:g}", steps, made)
         else:
             optimizer.learning_rate = ScaledSchedule(schedule, self.factor, steps, start)
             hook = ScheduleCorrection() if self.momentum_correction else None
-            self._announce("its schedule", f"{self.factor:g} times that", steps)
+            self._announce("its schedule", f"{self.factor:g} times that", steps, made)
         if hook is not None:
             add_hook(optimizer, hook)
         # When the fit ends in an exception, things are put back as soon as this object goes.
@@ -212,11 +213,12 @@ class LinearScalingLR(RecordingCallback):
         for rule in rules:
             rule.put_in()
             bind(self.model, rule)
+            weakref.finalize(self, rule).atexit = False
             self._undo.append(rule)
 
-    def _announce(self, base, target, steps):
+    def _announce(self, base, target, steps, made):
         length = math.prod((self.params or {}).get(n) or 0 for n in ("epochs", "steps"))
-        if 0 < length < steps:
+        if length > 0 and length + made < steps:
             warnings.warn(
                 f"A warm-up of {steps} steps is longer than this fit, which makes {length}: the "
                 "rate of the larger batch is not reached. Pass fewer `warmup_epochs`.",

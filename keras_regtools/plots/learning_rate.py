@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 _of_rates = Constraint(
     "a `LearningRateRange`, or a dict of them",
-    lambda v: all(hasattr(one, "steepest") for one in (v.values() if isinstance(v, dict) else [v])),
+    lambda v: (
+        v != {}
+        and all(hasattr(one, "steepest") for one in (v.values() if isinstance(v, dict) else [v]))
+    ),
     lambda v: v,
     is_number=False,
 )
@@ -84,6 +87,8 @@ def learning_rate_range(result: Any, ax: Any = None) -> Axes:
         names = {"valley": "valley", "steepest": "steepest", "tenth": "lowest / 10"}
         for name, marker in marks.items():
             rate = getattr(one, name)
+            if not np.isfinite(rate):
+                continue
             height = np.interp(np.log(rate), np.log(one.rates[known]), one.smoothed[known])
             told = f"{names[name]}: {rate:.2g}" if len(results) == 1 else None
             ax.plot([rate], [height], marker, color=f"C{i}", markersize=7, label=told)

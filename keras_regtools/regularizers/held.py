@@ -21,7 +21,7 @@ def hold_zeros(model: keras.Model, hold: bool = True) -> int:
 
     Kernels are held, the trainable weights of two axes or more. Keras multiplies them with 0 or 1
     after each update; a constraint of the model's own is applied before. Files and copies of the
-    model do not know of it.
+    model do not know of it, nor do the averages of an optimizer with `use_ema`.
 
     Args:
         model: A built model.
@@ -51,10 +51,10 @@ def hold_zeros(model: keras.Model, hold: bool = True) -> int:
     hold = flag("hold", hold)
     keras_model(model)
     held = 0
-    for variable in model.trainable_variables:
+    for variable in model.weights:
         if isinstance(variable.constraint, _Held):
             variable.constraint = variable.constraint.constraint
-        if hold and len(variable.shape) > 1:
+        if hold and variable.trainable and len(variable.shape) > 1:
             kept = np.array(ops.convert_to_numpy(variable)) != 0
             if not kept.all():
                 variable.constraint = _Held(kept, variable.constraint)

@@ -2,9 +2,11 @@
 
 import math
 import warnings
+import weakref
 
 import keras
 
+from keras_regtools.keras_internals import shadow, shadowed, unshadow
 from keras_regtools.validation import positive
 
 RULES = ("linear", "sqrt", "adam", "noise_scale")
@@ -27,7 +29,7 @@ def rate_factor(rule, batch_size, base_batch_size, noise_scale=None):
     ratio = batch_size / base_batch_size
     if callable(rule):
         factor = rule(ratio)
-        if not (isinstance(factor, (int, float)) and 0 < factor < math.inf):
+        if not positive.allows(factor):
             raise ValueError(
                 "Expected a rule that gives a positive finite number. "
                 f"Received: {factor!r} of {ratio:g} times the batch"
@@ -99,35 +101,42 @@ class AdamRule:
         self._wanted = dict(zip(names, adam_settings(**self._before, ratio=ratio), strict=True))
 
     def put_in(self):
-        """Set them."""
+        """Set them; files that are saved meanwhile get those that stood there before."""
         for name, value in self._wanted.items():
             setattr(self._optimizer, name, value)
+        optimizer, before = weakref.ref(self._optimizer), self._before
+
+        def get_config():
+            return {**type(optimizer()).get_config(optimizer()), **before}
+
+        shadow(self._optimizer, "get_config", get_config)
 
     def __call__(self):
         """Set those that stood there before."""
-        for name, value in self._before.items():
-            setattr(self._optimizer, name, value)
+        if shadowed(self._optimizer, "get_config") is not None:
+            unshadow(self._optimizer, "get_config")
+            for name, value in self._before.items():
+                setattr(self._optimizer, name, value)
 
 
-def refuse_rivals(callback, callbacks, warmup_steps):
+def refuse_rivals(callback, kind, callbacks, warmup_steps):
     """Say it if others of a fit set the rate that a callback sets.
 
     Args:
         callback: The callback.
+        kind: Its class, of which there may be one.
         callbacks: All of the fit.
         warmup_steps: For how many steps it sets the rate.
     """
-    same = [c for c in callbacks if type(c) is type(callback)]
+    same = [c for c in callbacks if isinstance(c, kind)]
     if len(same) > 1:
         raise ValueError(
-            f"Expected one `{type(callback).__name__}` in a fit, as it sets the rate. "
-            f"Received: {len(same)}"
+            f"Expected one `{kind.__name__}` in a fit, as it sets the rate. Received: {len(same)}"
         )
-    others = [c for c in callbacks if isinstance(c, keras.callbacks.LearningRateScheduler)]
-    if others and warmup_steps:
+    if any(isinstance(c, keras.callbacks.LearningRateScheduler) for c in callbacks):
         warnings.warn(
-            f"`LearningRateScheduler` and `{type(callback).__name__}` both set the rate: in the "
-            f"{warmup_steps} steps of the warm-up the latter does, afterwards the former, which "
+            f"`LearningRateScheduler` and `{kind.__name__}` both set the rate: for "
+            f"{warmup_steps} steps of warm-up the latter does, afterwards the former, which "
             "does not scale it. Give the optimizer a schedule in place of the former.",
             stacklevel=3,
         )

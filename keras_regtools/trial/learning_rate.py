@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_regtools.data import as_batches
-from keras_regtools.keras_internals import iteration, schedule_of
 from keras_regtools.measures import hessian_eigenvalues
 from keras_regtools.measures.result import Result, frozen
 from keras_regtools.surface import LossSurface
 from keras_regtools.training import base_optimizers
 from keras_regtools.trial.restored import restored
+from keras_regtools.trial.sweep import Rated, sweep
 from keras_regtools.validation import (
     at_least,
     checked,
@@ -29,7 +29,8 @@ from keras_regtools.validation import (
     verbosity,
 )
 
-_DIVERGED = 4.0  # times the lowest loss: the sweep ends there, as in fastai and PyTorch Lightning
+_FIRST = 5  # rates that all orders have to survive
+_NO_FALL = 1e-3  # of the first loss
 _SAMPLES = 512  # that the curvature is measured on
 
 
@@ -43,8 +44,9 @@ class LearningRateRange(Result):
         valley: The middle, on a logarithmic scale, of the slope down to the lowest loss: between
             where a tenth and where nine tenths of the fall have happened.
         tenth: A tenth of the rate of the lowest loss.
-        edge: 2 (1 + m) / λmax at the start, with the momentum m: plain descent on the whole data
-            is unstable above. NaN for other optimizers than SGD, and where it was not measured.
+        edge: 2 (1 + m) / λmax at the start, with the momentum m, divided by 1 + 2 m for Nesterov's:
+            descent on the whole data is unstable above. NaN for other optimizers than SGD, and
+            where it was not measured.
         diverged: The smallest rate at which an order was stopped; NaN if none was.
         rates: Array, the rates that were tried.
         losses: Array, `(orders, rates)`: the loss of each batch before its update, NaN behind a
@@ -94,10 +96,12 @@ def find_learning_rate(
 
     From the weights as they are, the model is trained with its own optimizer for `steps` updates
     while the rate grows by a constant factor from one end of `span` to the other, several times
-    with the samples in other orders. A sweep ends where the loss is four times its lowest, or not
-    finite. Afterwards weights, moving statistics, seeds, metrics, the optimizer's slots, iteration
-    and rate, and the generators of Python, numpy and the backend are what they were, also after an
-    interrupt.
+    with the samples in other orders. A sweep ends where the loss, over some batches, is four times
+    its lowest and well above that of the beginning, or not finite. Afterwards weights, moving
+    statistics, seeds, metrics, the optimizer's slots, iteration and rate, and the generators of
+    Python, numpy and the backend are what they were, also after an interrupt; not what a dataset
+    remembers of having been read. Batches are trained on by
+    `train_on_batch`.
 
     None of the suggestions is the best rate of a training: they say where to begin. Below `edge`,
     gradient descent on all the data does not oscillate along the steepest direction
@@ -136,8 +140,14 @@ def find_learning_rate(
     3.0
     """
     keras_model(model, compiled=True)
+    if not model.trainable_variables:
+        raise ValueError(
+            "Expected a model with trainable weights. "
+            f"Received: the model {model.name!r}, which has none. Call it on data first."
+        )
     if isinstance(batch_size, (list, tuple)):
         sizes = several("batch_size", batch_size, positive_integer)
+        as_batches(x, y, sample_weight, sizes[0]).rebatched(sizes[0])  # a dataset has its own
         arguments: dict[str, Any] = {"span": span, "steps": steps, "orders": orders, "seed": seed}
         found = {
             size: find_learning_rate(
@@ -150,86 +160,45 @@ def find_learning_rate(
         return {n: dataclasses.replace(one, edge=first) for n, one in found.items()}
     size = optional(positive_integer)("batch_size", batch_size)
     data = as_batches(x, y, sample_weight, size or 32)
+    if data.dataset is not None:
+        size = None
     rates = np.geomspace(*span, steps)
     bar = keras.utils.Progbar(orders * steps, unit_name="step") if verbose else None
     losses = np.full((orders, steps), np.nan)
     with restored(model) as reset:
-        rated = _Rated(model, rates)
+        rated = Rated(model, rates)
         for order in range(orders):
             ordered = data.shuffled(seed + order) if data.dataset is None else data
-            _sweep(model, ordered, rated, losses[order], bar)
+            sweep(model, ordered, rated, losses[order], bar)
             reset()
+    if not np.isfinite(losses[:, :_FIRST]).all():
+        raise ValueError(
+            "Expected losses that are finite for the smallest rates. Received: "
+            f"{losses[:, :_FIRST].tolist()}. Look at the data, or begin the span further below."
+        )
     top = math.nan
-    if edge:
-        surface = LossSurface(model, x, y, sample_weight, mode="batch_statistics")
-        top = _stability(surface.over(data.subsample(_SAMPLES)))
-    return _result(rates, losses, top, data.batch_size, orders, seed)
-
-
-def _sweep(model, data, rated, losses, bar):
-    """Train with each rate in turn; the losses before the updates go into `losses`."""
-    batches, lowest = _endlessly(data), math.inf
-    for i in range(len(losses)):
-        rated.take(i)
-        losses[i] = np.mean([_step(model, next(batches)) for _ in range(rated.parts)])
-        if bar is not None:
-            bar.add(1)
-        recent = np.mean(losses[max(i - 4, 0) : i + 1])
-        if not (math.isfinite(losses[i]) and recent <= lowest + (_DIVERGED - 1) * abs(lowest)):
-            return
-        lowest = min(lowest, recent)
-
-
-class _Rated:
-    """The optimizers of a model, with one of some rates at a time.
-
-    Attributes:
-        parts: Batches of an update.
-    """
-
-    def __init__(self, model, rates):
-        self._rates, self._optimizers = rates, base_optimizers(model.optimizer)
-        self.parts = self._optimizers[0].gradient_accumulation_steps or 1
-        for optimizer in self._optimizers:
-            if schedule_of(optimizer) is not None:  # which cannot become a number
-                begin = int(ops.convert_to_numpy(iteration(optimizer)))
-                optimizer.learning_rate = _Swept(rates, begin, self.parts)
-
-    def take(self, i):
-        for optimizer in self._optimizers:
-            if schedule_of(optimizer) is None:
-                optimizer.learning_rate = float(self._rates[i])
-
-
-class _Swept(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate for each update from an iteration on."""
-
-    def __init__(self, rates, begin, parts):
-        self._rates, self._begin, self._parts = rates, begin, parts
-
-    def __call__(self, step):
-        place = ops.cast(ops.convert_to_tensor(step) - self._begin, "int32") // self._parts
-        return ops.take(ops.cast(self._rates, "float32"), ops.clip(place, 0, len(self._rates) - 1))
-
-
-def _endlessly(data):
-    while True:
-        yield from ((x, y, weight) for x, y, weight, _ in data)
-
-
-def _step(model, batch):
-    x, y, weight = batch
-    logs = model.train_on_batch(x, y, sample_weight=weight, return_dict=True)
-    return float(np.asarray(ops.convert_to_numpy(logs["loss"])))
+    optimizers = base_optimizers(model.optimizer)
+    if edge and all(isinstance(o, keras.optimizers.SGD) for o in optimizers):
+        settings: dict[str, Any] = {"batch_size": size or 32, "mode": "batch_statistics"}
+        surface = LossSurface(model, x, y, sample_weight, **settings)
+        try:
+            top = _stability(surface.over(data.subsample(_SAMPLES)))
+        except ValueError as error:  # the sweeps are worth telling without it
+            warnings.warn(f"The edge of stability was not measured: {error}", stacklevel=3)
+    told = None if data.dataset is not None else size or 32
+    return _result(rates, losses, top, told, orders, seed)
 
 
 def _stability(surface):
-    """2 (1 + m) / λmax; NaN for other optimizers than SGD."""
-    optimizers = base_optimizers(surface.model.optimizer)
-    if not all(isinstance(o, keras.optimizers.SGD) for o in optimizers):
-        return math.nan
+    """The rate above which SGD on all the data is unstable, with its momentum m.
+
+    2 (1 + m) / λmax, and for Nesterov's as Keras has it 2 (1 + m) / ((1 + 2 m) λmax).
+    """
+    optimizer = base_optimizers(surface.model.optimizer)[0]
     top = hessian_eigenvalues(surface, tolerance=1e-2, max_products=60).value
-    return 2 * (1 + float(optimizers[0].momentum)) / top if top > 0 else math.nan
+    m = float(optimizer.momentum)
+    slower = 1 + 2 * m if optimizer.nesterov else 1.0
+    return 2 * (1 + m) / (slower * top) if top > 0 else math.nan
 
 
 def _result(rates, losses, edge, batch_size, orders, seed):
@@ -237,26 +206,30 @@ def _result(rates, losses, edge, batch_size, orders, seed):
     whole = known.all(axis=0)  # where every order still was
     stops = [i for i in range(len(rates)) if not whole[i]]
     end = stops[0] if stops else len(rates)
-    if end < 5:
-        raise ValueError(
-            "Expected losses that are finite for the smallest rates. Received: "
-            f"{losses[:, :5].tolist()}. Begin the span further below."
-        )
     smoothed = np.full(len(rates), np.nan)
-    smoothed[:end] = _smooth(losses[:, :end].mean(axis=0), max(len(rates) // 20, 1))
+    smoothed[:end] = _smooth(losses[:, :end].mean(axis=0), max(end // 20, 1))
     curve, logs = smoothed[:end], np.log(rates[:end])
     lowest = int(np.argmin(curve))
-    slopes = np.gradient(curve, logs)[: max(lowest, 1) + 1]
     fall = (curve[0] - curve) / max(curve[0] - curve[lowest], 1e-30)
-    begin, stop = (int(np.argmax(fall[: lowest + 1] >= part)) for part in (0.1, 0.9))
-    valley = float(np.exp((logs[begin] + logs[stop]) / 2))
+    if curve[0] - curve[lowest] <= _NO_FALL * abs(curve[0]):
+        warnings.warn(
+            f"The loss does not fall at any rate between {rates[0]:.2g} and {rates[end - 1]:.2g}: "
+            "there is nothing to suggest.",
+            stacklevel=4,
+        )
+        valley = steepest = tenth = math.nan
+    else:
+        begin, stop = (int(np.argmax(fall[: lowest + 1] >= part)) for part in (0.1, 0.9))
+        valley = float(np.exp((logs[begin] + logs[stop]) / 2))
+        slopes = np.gradient(curve, logs)[: max(lowest, 1) + 1]
+        steepest, tenth = float(rates[int(np.argmin(slopes))]), float(rates[lowest] / 10)
     last = [row[known[i]] for i, row in enumerate(losses)]
     ended = [len(row) for row in last if len(row) < len(rates)]
     return LearningRateRange(
         value=valley,
-        steepest=float(rates[int(np.argmin(slopes))]),
+        steepest=steepest,
         valley=valley,
-        tenth=float(rates[lowest] / 10),
+        tenth=tenth,
         edge=float(edge),
         diverged=float(rates[min(ended) - 1]) if ended else math.nan,
         rates=frozen(rates),

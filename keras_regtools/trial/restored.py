@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_regtools import backend
 from keras_regtools.forward import all_layers
-from keras_regtools.keras_internals import members, schedule_of, set_train_step
+from keras_regtools.keras_internals import members, rate_of_steps, set_train_step, train_step_of
 from keras_regtools.training import base_optimizers, held_optimizers
 
 
@@ -27,9 +27,10 @@ def restored(model):
     optimizers = [o for held in held_optimizers(model) for o in base_optimizers(held)]
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    schedules = [(o, schedule_of(o)) for o in optimizers]
+    schedules = [(o, rate_of_steps(o)) for o in optimizers]
     kept = [(v, np.array(ops.convert_to_numpy(v))) for v in _variables(model)]
     execution, stops = model.steps_per_execution, model.stop_training
+    step = train_step_of(model)
     states = random.getstate(), np.random.get_state()
 
     def reset():
@@ -47,7 +48,7 @@ def restored(model):
                 optimizer.learning_rate = schedule
         reset()
         model.steps_per_execution, model.stop_training = execution, stops
-        set_train_step(model, None)
+        set_train_step(model, step)
         random.setstate(states[0])
         np.random.set_state(states[1])
 
