@@ -29,8 +29,9 @@ def _lengths(w, t):
     r = ops.maximum(norm - ops.max(t, axis=0), ops.max(size - t, axis=0))
     r = ops.maximum(r, 0.0)
     for _ in range(_STEPS):
-        square = ops.square(w / (r + t))
-        total, slope = ops.sum(square, axis=0), ops.sum(square / (r + t), axis=0)
+        inverse = 1.0 / (r + t)
+        square = ops.square(w * inverse)
+        total, slope = ops.sum(square, axis=0), ops.sum(square * inverse, axis=0)
         total, slope = (ops.where(stays, x, 1.0) for x in (total, slope))
         r = r + (ops.sqrt(total) - 1.0) * total / slope
     return ops.where(stays, r, 0.0)

@@ -89,6 +89,9 @@ class SharpnessAwareHook:
 
     def __call__(self, data):
         """At the beginning of a step: what the clean pass will change is kept."""
+        if self._due is False:  # a step compiled as a plain one
+            self._batch = None
+            return
         model = self.model()
         state = [*model.non_trainable_variables, *model.metrics_variables, *_held_apart(model)]
         pairs = [(v, _copied(v)) for v in state]
@@ -120,9 +123,7 @@ class SharpnessAwareHook:
             finite = ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in (*clean, *new)]))
             return [ops.where(finite, n, c) for n, c in zip(new, clean, strict=True)]
 
-        if self._due is not None:
-            new = exchanged() if self._due else clean
-        elif self.every > 1:
+        if self.every > 1 and self._due is None:
             base = base_optimizers(optimizer)[0]
             steps = base.gradient_accumulation_steps or 1
             due = ops.equal(ops.mod(iteration(base) // steps, self.every), 0)
