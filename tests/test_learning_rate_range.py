@@ -227,6 +227,20 @@ def test_it_leaves_no_trace_after_an_interrupt(error, monkeypatch):
     assert generators() == drawn
 
 
+def test_generators_that_the_data_draw_from_are_given_back():
+    class Drawing(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            noise = np.random.rand() + random.random()
+            return X[:10] + np.float32(noise), Y[:10]
+
+    model, before = network("adam"), generators()
+    rt.find_learning_rate(model, Drawing(), steps=12, orders=1)
+    assert generators() == before
+
+
 def test_a_schedule_is_swept_like_a_number():
     rate = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
     losses = []
