@@ -98,6 +98,7 @@ def test_the_published_ramp():
     )
 
 
+@pytest.mark.filterwarnings("ignore:A warm-up of")
 @pytest.mark.parametrize("steps_per_execution", STEPS_PER_EXECUTION)
 @pytest.mark.parametrize("warmup", rows([0, 1, 7, 30], 0, 7))
 def test_every_step_gets_its_rate(warmup, steps_per_execution):
