@@ -36,7 +36,7 @@ def main():
     (x, y), (x_test, y_test) = load_images(args.dataset, args.seed, padded=False)
     if args.smoke:
         x, y, x_test, y_test = x[:128], y[:128], x_test[:64], y_test[:64]
-        args.seeds, args.subspace, args.samples = 1, 5, len(x)
+        args.seeds, args.subspace, args.samples, args.warmup_steps = 1, 5, len(x), 2
     small = args.small_batch or (16 if args.dataset == "digits" else 256)
     large = args.large_batch or round(len(x) * (0.25 if args.dataset == "digits" else 0.1))
     sizes = {"small": small, "large": large, "scaled": large}
