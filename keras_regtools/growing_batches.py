@@ -74,8 +74,7 @@ class GrowingBatches(keras.utils.PyDataset):
             raise ValueError(
                 f"Expected arrays of one length above zero. Received: the lengths {lengths}"
             )
-        self._weighted_alone = y is None and sample_weight is not None
-        if self._weighted_alone:
+        if y is None and sample_weight is not None:
             raise ValueError("Expected `y` beside `sample_weight`. Received: y=None")
         self.samples = lengths[0]
         self.schedule = schedule

@@ -8,6 +8,7 @@ from keras_regtools.keras_internals import (
     OF_VARIABLES,
     compile_arguments,
     is_schedule,
+    rate_of_steps,
     variable_key,
 )
 from keras_regtools.training import base_optimizers, hand_on
@@ -64,7 +65,7 @@ def _made_anew(optimizer, variables):
         del config["inner_optimizer"]
         return type(optimizer)(inner, **config)
     # A schedule is shared: it may be the user's own, and holds no state.
-    rate = next((v for n, v in vars(optimizer).items() if is_schedule(n, v)), None)
+    rate = rate_of_steps(optimizer)
     config = settings_of(optimizer)
     if rate is not None:
         config["learning_rate"] = rate

@@ -68,7 +68,7 @@ class SharpnessAwareHook:
     def __init__(self, model, rho, adaptive, every, m):
         self.model, self.rho, self.adaptive = model, rho, adaptive
         self.every, self.m = every, m
-        self._batch, self._due, self._made = None, None, 0
+        self._batch, self._due, self._made, self._steps = None, None, 0, 1
 
     # As the turns of `alternate_steps`.
 
@@ -245,13 +245,6 @@ def _mean_over_parts(gradient, data, m, like):
 
     start = (ops.zeros((), "int32"), *(ops.zeros_like(g) for g in like))
     return list(ops.while_loop(lambda begin, *total: begin < count, add, start)[1:])
-
-
-def _plus(total, gradients, share):
-    return [
-        t + ops.cast(g, t.dtype) * ops.cast(share, t.dtype)
-        for t, g in zip(total, gradients, strict=True)
-    ]
 
 
 def _part(data, begin, end):
