@@ -415,6 +415,47 @@ def test_a_bias_comes_in_where_a_constant_needs_one():
     small.fit(x, np.ones((8, 2)), verbose=0)
 
 
+def test_a_scale_of_zero_takes_the_filter_out():
+    model = chain(
+        (6, 6, 2),
+        layers.Conv2D(5, 3, name="first"),
+        layers.BatchNormalization(name="norm"),
+        layers.Activation("tanh"),
+        layers.Conv2D(4, 1, name="second"),
+        layers.Flatten(),
+        layers.Dense(2, name="output"),
+    )
+    disturb(model, 0)
+    gamma = model.get_layer("norm").gamma
+    gamma.assign(array(gamma) * [1, 0, 1, 0, 1])  # whatever the filters give, β is left
+    small = rt.shrink(model, verbose=False)
+    assert widths(small)["first"] == 3
+    added = np.tanh(array(model.get_layer("norm").beta)[[1, 3]])
+    kernel = array(model.get_layer("second").kernel)[0, 0]
+    np.testing.assert_allclose(
+        array(small.get_layer("second").bias) - array(model.get_layer("second").bias),
+        added @ kernel[[1, 3]],
+        atol=1e-6,
+    )
+    same(model, small)
+
+
+def test_what_was_set_for_single_weights_stays_with_them():
+    model = chain((4,), layers.Dense(3, "relu", name="a"), layers.Dense(2, name="b"))
+    set_kernel(model, "a", zero_filters(1))
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    model.compile(optimizer, "mse")
+    optimizer.exclude_from_weight_decay(var_list=[model.get_layer("b").kernel])
+    small = rt.shrink(model, verbose=False)
+    before = [array(small.get_layer(name).kernel).copy() for name in "ab"]
+    x = np.zeros((4, 4), "float32")
+    small.compile(small.optimizer, lambda y, p: 0 * p[:, 0])
+    small.fit(x, np.zeros((4, 2)), verbose=0)
+    after = [array(small.get_layer(name).kernel) for name in "ab"]
+    np.testing.assert_allclose(after[0], before[0] * (1 - 0.1 * 0.5), rtol=1e-5)
+    np.testing.assert_array_equal(after[1], before[1])
+
+
 def test_in_a_sum_a_channel_goes_where_all_branches_agree(capsys):
     model = residual()
     disturb(model, 0)
