@@ -17,6 +17,8 @@ being differentiated, into another function, not yet compiled:
   scalars are added in double precision; `tensors` as they are;
 - `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace;
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
+- `replica_count(variable)`: how many there are;
+- `all_reduce(tensors)`, in a step outside of branches: their sums over the replicas;
 - `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
   variable whose assignments are only noted;
 - `conditional_assign(condition, update, variables, others, given, assigned)` assigns the list
@@ -27,10 +29,10 @@ being differentiated, into another function, not yet compiled:
 - `once(fn, *args)`: `fn(*args)`, of tensors or `None`; a backend that traces does it once for all
   numbers of channels, the last axis;
 - `cond(condition, one, other)`: `one()` if the condition holds, `other()` if not;
-- `StepAccumulator(shape, compiled)` gathers arrays that a step, compiled by XLA or not, gives now
-  and then: `put(condition, values)` in the step adds the tensor `values()`, nowhere negative, if
-  the condition holds; `read()` gives how many there were, their mean and their maximum, and begins
-  anew;
+- `StepAccumulator(shape, compiled, like)` gathers arrays that a step, compiled by XLA or not, gives
+  now and then, on the replicas of the variable `like`: `put(condition, values)` in the step adds
+  the tensor `values()`, nowhere negative, if the condition holds; `read()` gives how many there
+  were, their mean and their maximum, and begins anew;
 - `traced_function()`: what stands for the training step that is traced, and its replica, if the
   backend knows it; `(None, None)` otherwise;
 - `separate_step(model)` makes the training step of a model anew, apart from others there are.
@@ -82,6 +84,8 @@ mean_over = _chosen.mean_over
 once = _chosen.once
 assign_row = _chosen.assign_row
 replicas = _chosen.replicas
+replica_count = _chosen.replica_count
+all_reduce = _chosen.all_reduce
 require = _chosen.require
 squared_norms = _chosen.squared_norms
 traced_function = _chosen.traced_function
@@ -118,6 +122,8 @@ __all__ = [
     "once",
     "assign_row",
     "replicas",
+    "replica_count",
+    "all_reduce",
     "require",
     "same_draws",
     "squared_norms",

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 
 import jax
 
@@ -10,18 +9,20 @@ from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
+    all_reduce,
     assign_row,
     dense,
     draws,
     once,
     recompute_apart,
+    replica_count,
     replicas,
     require,
     same_draws,
     squared_norms,
     traced_function,
 )
-from keras_regtools.keras_internals import make_step, set_train_step, shadow, unshadow
+from keras_regtools.keras_internals import make_step, shadow, unshadow
 
 
 def jit(fn):
@@ -92,17 +93,8 @@ def separate_step(model):
 def watch_steps(model, due, watch):
     """Two compiled steps: one that can call the host is slow to start even where it does not."""
     if model.steps_per_execution != 1:
-        _plain.watch_steps(model, due, watch)
-        return
-
-    watched, plain, calls = separate_step(model), separate_step(model), itertools.count()
-
-    def step(state, data):
-        here = due(next(calls))
-        watch(here)
-        return (watched if here else plain)(state, data)
-
-    set_train_step(model, step)
+        return _plain.watch_steps(model, due, watch)
+    _plain.two_steps(model, due, watch, separate_step)
 
 
 def _is_traced(condition):
@@ -111,8 +103,8 @@ def _is_traced(condition):
 
 
 class StepAccumulator(_plain.StepAccumulator):
-    def __init__(self, shape, compiled):
-        super().__init__(shape, compiled, settle=jax.effects_barrier)
+    def __init__(self, shape, compiled, like=None):
+        super().__init__(shape, compiled, like, settle=jax.effects_barrier)
 
     def put(self, condition, values):
         """A functional step has no variables for this: the host is called.

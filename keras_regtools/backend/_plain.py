@@ -1,16 +1,25 @@
 """What needs no backend where one process sees whole arrays and knows their shapes."""
 
 import contextlib
+import itertools
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_regtools.keras_internals import make_step
+from keras_regtools.keras_internals import make_step, set_train_step
 
 
 def replicas(variable):
     return [np.array(ops.convert_to_numpy(variable))]
+
+
+def replica_count(variable):
+    return 1
+
+
+def all_reduce(tensors):
+    return tensors
 
 
 def dense(gradient):
@@ -83,6 +92,18 @@ def watch_steps(model, due, watch):
     make_step(model)
 
 
+def two_steps(model, due, watch, separate):
+    """A watched and a plain compiled step, called as `due` tells."""
+    watched, plain, calls = separate(model), separate(model), itertools.count()
+
+    def step(*args):
+        here = due(next(calls))
+        watch(here)
+        return (watched if here else plain)(*args)
+
+    set_train_step(model, step)
+
+
 def draws():
     return None
 
@@ -103,10 +124,11 @@ class StepAccumulator:
     Args:
         shape: Their shape.
         compiled: Whether the step is compiled by XLA.
+        like: A variable of the model.
         settle: Called before reading: waits for what is still on its way.
     """
 
-    def __init__(self, shape, compiled, settle=lambda: None):
+    def __init__(self, shape, compiled, like=None, settle=lambda: None):
         self.shape, self._settle = shape, settle
         self._begin()
 

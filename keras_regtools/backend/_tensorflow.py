@@ -5,14 +5,19 @@ import functools
 import os
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import cond, draws, same_draws, separate_step, watch_steps  # noqa: F401
+from keras_regtools.backend._plain import cond, draws, same_draws, separate_step  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
-from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
+from keras_regtools.backend._tensorflow_replicas import (  # noqa: F401
     StepAccumulator,
+    all_reduce,
+    replica_count,
+    replicas,
+    watch_steps,
+)
+from keras_regtools.backend._tensorflow_steps import (  # noqa: F401
     after,
     assign_row,
     conditional_assign,
@@ -237,12 +242,6 @@ def _parts(element):
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
-
-
-def replicas(variable):
-    """Each replica has a copy of its own of a variable without aggregation."""
-    copies = getattr(variable.value, "values", None)  # of a `tf.distribute.DistributedValues`
-    return [np.array(copy) for copy in (copies or [variable.value])]
 
 
 def describe():

@@ -196,7 +196,7 @@ def _only_notes(assigned):
     return not hasattr(assigned.value, "assign")
 
 
-def _branch(condition, act):
+def branch(condition, act):
     """`tf.cond` without what makes it slow to build: outputs, gradients, a rest that does much."""
     act = _as_it_is(lambda: tf.constant(act())).get_concrete_function()
     given = act.captured_inputs
@@ -210,36 +210,6 @@ def _branch(condition, act):
         for branch in (call, lambda *given: tf.constant(False))
     )
     tf.raw_ops.If(cond=condition, input=given, Tout=[tf.bool], then_branch=call, else_branch=rest)
-
-
-class StepAccumulator:
-    """Arrays that a step gives, in variables of no model."""
-
-    def __init__(self, shape, compiled):
-        self._count = tf.Variable(0, dtype="int64", trainable=False)
-        self._kept = tf.Variable(tf.zeros([2, *shape]), trainable=False)
-        self._compiled = compiled
-
-    def put(self, condition, values):
-        def add(new, count):
-            total, largest = self._kept[0] + new, tf.maximum(self._kept[1], new)
-            self._kept.assign(tf.stack([total, largest]))
-            self._count.assign_add(count)
-            return True
-
-        if self._compiled:  # a branch would have its own layout of what it is given
-            add(tf.where(condition, values(), 0.0), tf.cast(condition, "int64"))
-        elif tf.executing_eagerly():
-            if condition:
-                add(values(), 1)
-        else:
-            _branch(condition, lambda: add(values(), 1))
-
-    def read(self):
-        count, (total, largest) = int(self._count.numpy()), self._kept.numpy()
-        self._count.assign(0)
-        self._kept.assign(tf.zeros_like(self._kept))
-        return count, total / max(count, 1), largest
 
 
 def snapshot(condition, variables):

@@ -9,12 +9,14 @@ from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
+    all_reduce,
     assign_row,
     cond,
     dense,
     dropout,
     once,
     recompute_apart,
+    replica_count,
     replicas,
     require,
     separate_step,

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_regtools import backend
 from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs, read_iteration
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.forward import names_of
@@ -44,7 +43,8 @@ class GradientMonitor(ReadingCallback):
     history gets `gradients/norm`, ‖g‖ of all layers together from these means,
     `gradients/clipped_norm` and `gradients/update_ratio`, the largest of the layers. Weights,
     optimizer state and files are those of a training without it. Compiled by XLA on TensorFlow,
-    norms are taken in every step.
+    norms are taken in every step. On several replicas the gradient is the sum of what each of them
+    has clipped, as the optimizer takes it.
 
     Args:
         every: Look at every so many updates. A positive integer.
@@ -54,7 +54,7 @@ class GradientMonitor(ReadingCallback):
 
     Raises:
         ValueError: unknown `logs`, `every` or `every_steps` below 1; when the fit begins, a model
-            that is not compiled or not built, has nothing trainable, or is on several replicas.
+            that is not compiled or not built, or has nothing trainable.
 
     Example:
 
@@ -80,11 +80,6 @@ class GradientMonitor(ReadingCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         model = keras_model(self.model, compiled=True)
         self._start()
-        if any(len(backend.replicas(v)) > 1 for v in model.trainable_variables[:1]):
-            raise ValueError(
-                "Expected a model on one device: gradients are summed over replicas behind this "
-                "callback. Received: a model made under a distribution strategy."
-            )
         self.on_train_end()  # of a fit that was cut off
         self._layers, groups = _groups(model)
         if not groups:

@@ -126,7 +126,8 @@ class InstrumentedBatchNormalization(Recording, keras.layers.BatchNormalization)
     @property
     def _maps_by_channel(self):
         """Whether all samples get the same scale and offset, which are those of the batch."""
-        return self.virtual_batch_size is None and not getattr(self, "renorm", False)
+        apart = self.synchronized or getattr(self, "renorm", False)  # the whole batch's, if so
+        return self.virtual_batch_size is None and not apart
 
     def _affine(self):
         """What the scale and the offset by channel are made of."""

@@ -84,7 +84,9 @@ class GradientHook:
     def __init__(self, variables, groups, every, compiled):
         self.variables, self.groups, self.every = list(variables), groups, every
         self.compiled, self.watching = compiled, True
-        self.accumulator = backend.StepAccumulator((len(ROWS), len(groups)), compiled)
+        self.accumulator = backend.StepAccumulator(
+            (len(ROWS), len(groups)), compiled, self.variables[0]
+        )
 
     def is_due(self, optimizer, iteration):
         """Whether the step of this number is looked at, as it will be found in the step."""
@@ -118,10 +120,21 @@ class GradientHook:
             return
         optimizer, known, held, due = before
 
-        def norms():
-            old, waiting = held[: len(known)], held[len(known) :]
+        # Each replica clips its part, and the optimizer adds the parts up.
+        parted = backend.replica_count(self.variables[0]) > 1
+
+        def used():
             gradients = [g if self.compiled else backend.recompute_apart(g) for *_, g in known]
-            first, last = used_gradients(optimizer, gradients, waiting)
+            return used_gradients(optimizer, gradients, held[len(known) :])
+
+        if parted:
+            first, last = used()
+            whole = backend.all_reduce(first)
+            seen = whole, whole if last is first else backend.all_reduce(last)
+
+        def norms():
+            first, last = seen if parted else used()
+            old = held[: len(known)]
             moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
             of_first = _squares(first)
             of_last = of_first if last is first else _squares(last)

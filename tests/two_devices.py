@@ -1,0 +1,143 @@
+"""One training on one or on two devices of this processor, as a process of its own.
+
+`python tests/two_devices.py DEVICES FILE.npz`: a process can make logical devices once.
+"""
+
+import contextlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_regtools as rt
+from keras_regtools.measures.declaration import DECLARED
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(96, 8, 8, 1)).astype("float32"), RNG.integers(0, 3, 96)
+callbacks = rt.callbacks
+
+
+def network(scope, optimizer, penalty=None, rate=None):
+    keras.utils.set_random_seed(1)
+    penalty = penalty or rt.regularizers.L2(1e-3)
+    with scope():
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(4, 3, kernel_regularizer=penalty, name="conv"),
+                keras.layers.BatchNormalization(synchronized=True, name="norm"),
+                keras.layers.Activation("relu", name="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(8, activation="tanh", name="middle"),
+                *([] if rate is None else [rt.layers.Dropout(rate)]),
+                keras.layers.Dense(3, name="last"),
+            ]
+        )
+        model = rt.instrument(model, record_every=1)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer(), loss, metrics=["accuracy"], jit_compile=False)
+    return model, penalty
+
+
+def sgd():
+    return keras.optimizers.SGD(0.05, momentum=0.9)
+
+
+def everything(penalty, directory):
+    """Every callback that replicas may have, in one fit."""
+    return [
+        callbacks.LinearScalingLR(32, 16, warmup_epochs=1),
+        callbacks.Schedule(penalty, "l2", lambda epoch: 1e-3 / (1 + epoch), key="l2"),
+        callbacks.Sharpness(X, Y),
+        callbacks.Measure({"noise": rt.measures.gradient_noise_scale}, X, Y, batch_size=4),
+        callbacks.ActivationMonitor(),
+        callbacks.GradientMonitor(every=2),
+        callbacks.WeightMonitor(),
+        callbacks.WeightTrajectory(),
+        callbacks.PenaltyMonitor(),
+        callbacks.PreciseBatchNorm(X),
+        callbacks.Report(directory),
+    ]
+
+
+def measured(model):
+    """Every measure of a model, by name."""
+    arguments = {
+        "gradient_smoothness": {"learning_rate": 0.1, "points": 2},
+        "internal_covariate_shift": {"learning_rate": 0.1},
+        "hessian_trace": {"tolerance": 0.2},
+        "normalization_noise": {"batch_size": 8},
+        "recalibrated_loss": {"x": X},
+    }
+    surface = rt.LossSurface(model, X, Y, batch_size=16, mode="batch_statistics")
+    found = {}
+    for name in DECLARED:
+        others = arguments.get(name, {})
+        if name == "weight_distance":
+            others = {"start": [2 * p for p in surface.params]}
+        result = getattr(rt.measures, name)(surface, **others)
+        found[f"measures/{name}"] = result.value
+    shift = rt.measures.distribution_shift(model, X, X + 1, batch_size=16)
+    found["measures/distribution_shift"] = shift.value
+    return found
+
+
+def acting(scope):
+    """What acts on a training: zeros by proximal steps, held zeros, a dropout that changes."""
+    model, _ = network(scope, sgd, rt.regularizers.L1(2e-2, proximal=True), 0.0)
+    fit(model, epochs=4)
+    found = {"acting/zeros": [np.mean(w == 0) for w in model.get_weights()]}
+    rt.regularizers.hold_zeros(model)
+    fit(model, epochs=2)
+    found["acting/held"] = [np.mean(w == 0) for w in model.get_weights()]
+    smaller = rt.shrink(rt.strip(model))
+    found["acting/shrunk"] = np.asarray(smaller.predict(X, verbose=0))
+    found["acting/recalibrated"] = rt.recalibrate(model, X).predict(X, verbose=0)
+    rates = rt.find_learning_rate(model, X, Y, batch_size=32, steps=20, orders=2, edge=True)
+    found |= {"acting/rates": rates.smoothed, "acting/edge": rates.edge}
+    return found
+
+
+def fit(model, **options):
+    fixed = {"batch_size": 32, "epochs": 2, "shuffle": False, "validation_data": (X, Y)}
+    return model.fit(X, Y, verbose=0, **{**fixed, **options})
+
+
+def main(devices, path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configuration = [tf.config.LogicalDeviceConfiguration()] * devices
+    tf.config.set_logical_device_configuration(cpu, configuration)
+    scope = contextlib.nullcontext
+    if devices > 1:
+        scope = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope
+    found = {}
+
+    model, penalty = network(scope, sgd)
+    used = everything(penalty, f"{path}.report")
+    for name, values in fit(model, callbacks=used).history.items():
+        found[f"history/{name}"] = values
+    records = used[0].records
+    for name in records.names():
+        if not name.startswith("time/") and not name.endswith("histogram"):
+            found[f"records/{name}"] = records.series(name, by="step")[1]
+    found |= {f"weights/{i}": w for i, w in enumerate(model.get_weights())}
+
+    for name, watch in (("plain", []), ("watched", [callbacks.GradientMonitor(every=2)])):
+        model, _ = network(scope, keras.optimizers.Adam)
+        fit(model, callbacks=watch)
+        found |= {f"{name}/{i}": w for i, w in enumerate(model.get_weights())}
+
+    model, penalty = network(scope, sgd)
+    batches = rt.GrowingBatches(X, Y, {0: 16, 1: 48})
+    grown = model.fit(
+        batches, epochs=2, verbose=0, shuffle=False, callbacks=[callbacks.BatchSize(batches)]
+    )
+    found |= {f"grown/{name}": values for name, values in grown.history.items()}
+
+    found |= measured(network(scope, sgd)[0]) | acting(scope)
+    np.savez(path, **found)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
