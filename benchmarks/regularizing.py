@@ -30,13 +30,19 @@ GROUPS = (
     ("plain, Adam", "L1, proximal, Adam", "GroupLasso, proximal, Adam"),
     ("Keras' L1L2", "L1L2", "L1L2, scheduled by step"),
     ("Keras' Dropout", "Dropout"),
+    ("accumulated", "accumulated again (control)", "GradientNoise", "adascale"),
 )
+PARTS = 4  # batches of an update that are accumulated
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--network", choices=[*NETWORKS, "both"], default="both")
     parser.add_argument("--repeats", type=int, default=15, help="turns (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        help="the group that has this row alone; GradientNoise is written into a file of its own",
+    )
     parser.add_argument("--write", action="store_true", help="write results/regularizing.md")
     args = parser.parse_args()
     machine.pin()
@@ -44,12 +50,12 @@ def main():
     rows = []
     for name in NETWORKS if args.network == "both" else [args.network]:
         for xla in COMPILED[backend]:
-            step, ratios = measured(name, xla, args.repeats)
+            step, ratios = measured(name, xla, args.repeats, args.only)
             for (what, beside), values in ratios.items():
                 compiled = "yes" if xla else "no"
                 rows.append([name, compiled, f"{step:.2f}", what, beside, machine.spread(values)])
                 machine.progress(" ".join(rows[-1]))
-    header = ["network", "XLA", "plain step [ms]", "what", "beside", "ratio"]
+    header = ["network", "XLA", "first step [ms]", "what", "beside", "ratio"]
     text = f"""# Regularizing, on {backend}
 
 {machine.provenance()}
@@ -60,9 +66,8 @@ Epochs of batches of {BATCH}, in turn; median (min-max) of {args.repeats} turns.
 """
     print(text)
     if args.write:
-        machine.write(
-            "regularizing.md" if backend == "tensorflow" else f"regularizing_{backend}.md", text
-        )
+        name = "gradient_noise" if args.only == "GradientNoise" else "regularizing"
+        machine.write(f"{name}.md" if backend == "tensorflow" else f"{name}_{backend}.md", text)
 
 
 def with_dropout(model, kind):
@@ -75,7 +80,7 @@ def decay(step):
     return 1e-4 / (1 + 0.01 * ops.cast(step, "float32"))
 
 
-def measured(name, xla, repeats):
+def measured(name, xla, repeats, only):
     """Milliseconds of a plain step, and ratios by what was timed and what beside it."""
     make, steps = NETWORKS[name]
     rng = np.random.default_rng(0)
@@ -113,24 +118,41 @@ def measured(name, xla, repeats):
             [],
             "plain, Adam",
         ),
+        "accumulated": (keras.models.clone_model(plain), [], None),
+        "accumulated again (control)": (keras.models.clone_model(plain), [], "accumulated"),
+        "GradientNoise": (
+            keras.models.clone_model(plain),
+            [rt.callbacks.GradientNoise(BATCH)],
+            "accumulated",
+        ),
+        "adascale": (
+            keras.models.clone_model(plain),
+            [rt.callbacks.LinearScalingLR(BATCH, BATCH, rule="adascale")],
+            "accumulated",
+        ),
         "SAM": (keras.models.clone_model(plain), [sam()], "plain"),
         "ASAM": (keras.models.clone_model(plain), [sam(0.5, adaptive=True)], "plain"),
         "SAM, every=4": (keras.models.clone_model(plain), [sam(every=4)], "plain"),
     }
     for what, (model, _, _) in models.items():
         optimizer = keras.optimizers.Adam(1e-3) if "Adam" in what else keras.optimizers.SGD(0.01)
+        if "accumulated" in (what.split()[0], models[what][2]):
+            optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=PARTS)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=xla)
     seconds = {}
     for group in GROUPS:
+        if only is not None and only not in group:
+            continue
         turns = Turns({what: models[what][:2] for what in group})
         turns.fit(x, y, batch_size=BATCH, epochs=repeats + WARM)
         seconds |= {what: values[WARM:] for what, values in turns.seconds.items()}
     ratios = {
         (what, beside): machine.ratios(seconds[what], seconds[beside])
         for what, (_, _, beside) in models.items()
-        if beside is not None
+        if beside is not None and what in seconds
     }
-    return 1e3 * statistics.median(seconds["plain"]) / (steps - 1), ratios
+    first = next(iter(seconds.values()))
+    return 1e3 * statistics.median(first) / (steps - 1), ratios
 
 
 if __name__ == "__main__":

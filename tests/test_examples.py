@@ -28,6 +28,7 @@ LONG = (  # even when small; small, LeNet-5 runs without batch normalization
     "regularization_effects.py",
     "small_vs_large_batch.py",
     "sparsity.py",
+    "two_devices.py",
     "vgg.py",
 )
 SEEDED = (
@@ -55,6 +56,7 @@ LEFT_BEHIND = {
         "runs.csv",
         "small_vs_large_batch.png",
     },
+    "two_devices.py": {"1.npz", "2.npz", "two_devices.png"},
     "linear_scaling.py": {"curves.csv", "linear_scaling.png", "noise_scale.csv"},
     "sparsity.py": {"runs.csv", "sparsity.png"},
     "regularization_effects.py": {

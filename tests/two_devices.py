@@ -8,13 +8,13 @@ import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_regtools as rt
 from keras_regtools.measures.declaration import DECLARED
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(96, 8, 8, 1)).astype("float32"), RNG.integers(0, 3, 96)
+SYNCHRONIZED = keras.backend.backend() == "tensorflow"  # JAX sees one batch
 callbacks = rt.callbacks
 
 
@@ -26,7 +26,7 @@ def network(scope, optimizer, penalty=None, rate=None):
             [
                 keras.Input((8, 8, 1)),
                 keras.layers.Conv2D(4, 3, kernel_regularizer=penalty, name="conv"),
-                keras.layers.BatchNormalization(synchronized=True, name="norm"),
+                keras.layers.BatchNormalization(synchronized=SYNCHRONIZED, name="norm"),
                 keras.layers.Activation("relu", name="relu"),
                 keras.layers.Flatten(),
                 keras.layers.Dense(8, activation="tanh", name="middle"),
@@ -99,12 +99,42 @@ def acting(scope):
     return found
 
 
-def fit(model, **options):
-    fixed = {"batch_size": 32, "epochs": 2, "shuffle": False, "validation_data": (X, Y)}
-    return model.fit(X, Y, verbose=0, **{**fixed, **options})
+def of_replicas(scope):
+    """The noise scale while training, and the rate that follows it: gradients are the inputs."""
+
+    def fitted(rate, callback):
+        with scope():
+            model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(1, use_bias=False)])
+            model.compile(keras.optimizers.SGD(rate), loss=lambda y, p: p[:, 0], jit_compile=False)
+        return fit(model, mine=lambda a: 0.2 + a.reshape(len(a), -1), callbacks=[callback]).history
+
+    found = fitted(0.0, callbacks.GradientNoise(32, every=1))
+    found |= fitted(0.1, callbacks.LinearScalingLR(32, 16, rule="adascale"))
+    return {f"parts/{name}": values for name, values in found.items()}
+
+
+def fit(model, mine=lambda a: a, **options):
+    x, y = mine(X), mine(Y)
+    fixed = {"batch_size": 32, "epochs": 2, "shuffle": False, "validation_data": (x, y)}
+    return model.fit(x, y, verbose=0, **{**fixed, **options})
+
+
+def recorded(scope, directory, mine=lambda a: a, **options):
+    """What all callbacks together give of one fit, and the weights it ends with."""
+    model, penalty = network(scope, sgd)
+    used = everything(penalty, directory)
+    history = fit(model, mine, callbacks=used, **options).history
+    found = {f"history/{name}": values for name, values in history.items()}
+    records = used[0].records
+    for name in records.names():
+        if not name.startswith("time/") and not name.endswith("histogram"):
+            found[f"records/{name}"] = records.series(name, by="step")[1]
+    return found | {f"weights/{i}": w for i, w in enumerate(model.get_weights())}
 
 
 def main(devices, path):
+    import tensorflow as tf
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     configuration = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(cpu, configuration)
@@ -113,15 +143,7 @@ def main(devices, path):
         scope = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope
     found = {}
 
-    model, penalty = network(scope, sgd)
-    used = everything(penalty, f"{path}.report")
-    for name, values in fit(model, callbacks=used).history.items():
-        found[f"history/{name}"] = values
-    records = used[0].records
-    for name in records.names():
-        if not name.startswith("time/") and not name.endswith("histogram"):
-            found[f"records/{name}"] = records.series(name, by="step")[1]
-    found |= {f"weights/{i}": w for i, w in enumerate(model.get_weights())}
+    found |= recorded(scope, f"{path}.report")
 
     for name, watch in (("plain", []), ("watched", [callbacks.GradientMonitor(every=2)])):
         model, _ = network(scope, keras.optimizers.Adam)
@@ -136,6 +158,8 @@ def main(devices, path):
     found |= {f"grown/{name}": values for name, values in grown.history.items()}
 
     found |= measured(network(scope, sgd)[0]) | acting(scope)
+    if devices > 1:
+        found |= of_replicas(scope)
     np.savez(path, **found)
 
 

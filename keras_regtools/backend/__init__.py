@@ -18,6 +18,7 @@ being differentiated, into another function, not yet compiled:
 - `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace;
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
 - `replica_count(variable)`: how many there are;
+- `process_index()`: which of the processes that train one model together this is;
 - `all_reduce(tensors)`, in a step outside of branches: their sums over the replicas;
 - `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
   variable whose assignments are only noted;
@@ -85,6 +86,7 @@ once = _chosen.once
 assign_row = _chosen.assign_row
 replicas = _chosen.replicas
 replica_count = _chosen.replica_count
+process_index = _chosen.process_index
 all_reduce = _chosen.all_reduce
 require = _chosen.require
 squared_norms = _chosen.squared_norms
@@ -123,6 +125,7 @@ __all__ = [
     "assign_row",
     "replicas",
     "replica_count",
+    "process_index",
     "all_reduce",
     "require",
     "same_draws",

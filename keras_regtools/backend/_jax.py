@@ -63,6 +63,10 @@ def describe():
     return {"jax": f"{jax.__version__} on {jax.default_backend()}"}
 
 
+def process_index():
+    return jax.process_index()
+
+
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
@@ -109,10 +113,15 @@ class StepAccumulator(_plain.StepAccumulator):
     def put(self, condition, values):
         """A functional step has no variables for this: the host is called.
 
-        With the values alone: a branch would have its own layout of larger things it is given.
+        With the values alone: a branch would have its own layout of larger things it is given. Of
+        several processes each has to hear of them, so each of its devices tells.
         """
-        made = values()
-        jax.lax.cond(condition, lambda: jax.debug.callback(self.receive, made), lambda: None)
+        made, apart = values(), jax.process_count() > 1
+
+        def tell():
+            jax.debug.callback(self.receive, made, partitioned=apart)
+
+        jax.lax.cond(condition, tell, lambda: None)
 
 
 def snapshot(condition, variables):

@@ -14,6 +14,10 @@ def replicas(variable):
     return [np.array(ops.convert_to_numpy(variable))]
 
 
+def process_index():
+    return 0
+
+
 def replica_count(variable):
     return 1
 

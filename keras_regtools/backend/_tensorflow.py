@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
-from keras_regtools.backend._plain import cond, draws, same_draws, separate_step  # noqa: F401
+from keras_regtools.backend._plain import cond, draws, process_index, same_draws, separate_step  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_replicas import (  # noqa: F401
     StepAccumulator,

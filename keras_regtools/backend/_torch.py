@@ -15,6 +15,7 @@ from keras_regtools.backend._plain import (  # noqa: F401
     dense,
     dropout,
     once,
+    process_index,
     recompute_apart,
     replica_count,
     replicas,

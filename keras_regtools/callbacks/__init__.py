@@ -2,6 +2,7 @@
 
 from keras_regtools.callbacks.activations import ActivationMonitor
 from keras_regtools.callbacks.batch_size import BatchSize
+from keras_regtools.callbacks.gradient_noise import GradientNoise
 from keras_regtools.callbacks.gradients import GradientMonitor
 from keras_regtools.callbacks.linear_scaling import LinearScalingLR
 from keras_regtools.callbacks.measure import Measure
@@ -18,6 +19,7 @@ __all__ = [
     "ActivationMonitor",
     "BatchSize",
     "GradientMonitor",
+    "GradientNoise",
     "LinearScalingLR",
     "Measure",
     "PenaltyMonitor",

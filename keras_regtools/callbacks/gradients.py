@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs, read_iteration
+from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.forward import names_of
-from keras_regtools.keras_internals import set_train_step
 from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import (
     ROWS,
@@ -22,9 +21,8 @@ from keras_regtools.training import (
     bind,
     end,
     held_optimizers,
-    remake_step,
-    remove_hook,
-    watch_steps,
+    release_hook,
+    watch_hooks,
 )
 from keras_regtools.validation import keras_model, positive_integer
 
@@ -93,11 +91,11 @@ class GradientMonitor(ReadingCallback):
             hook = GradientHook(model.trainable_variables, groups, self.every, model.jit_compile)
             add_hook(optimizer, hook)
             # When the fit ends in an exception, it is taken out as soon as this object goes.
-            undo = weakref.finalize(self, _release, weakref.ref(model), optimizer, hook)
+            undo = weakref.finalize(self, release_hook, weakref.ref(model), optimizer, hook)
             undo.atexit = False
             bind(model, undo)  # and when another fit begins
             self._hooks.append((hook, undo))
-        _watch(model, [hook for hook, _ in self._hooks])
+        watch_hooks(model, [hook for hook, _ in self._hooks])
 
     def on_train_end(self, logs: Any = None) -> None:
         for _, undo in self._hooks or []:
@@ -160,28 +158,3 @@ def _groups(model):
         names.append("model")
         groups.append(sorted(places.values()))
     return names, groups
-
-
-def _watch(model, hooks):
-    """Have the hooks in a step compiled anew."""
-    optimizer, begin = model.optimizer, 0
-    alone = held_optimizers(model) == base_optimizers(optimizer) == [optimizer]
-    if alone:  # its steps can be counted out here; those of a loss scale may be left out
-        begin = read_iteration(optimizer)
-
-    def due(n):
-        return not alone or hooks[0].is_due(optimizer, begin + n)
-
-    def watch(watching):
-        for hook in hooks:
-            hook.watching = watching
-
-    watch_steps(model, due, watch)
-    remake_step(model)
-
-
-def _release(model, optimizer, hook):
-    """Take the hook out again, also of the compiled step."""
-    remove_hook(optimizer, hook)
-    if model() is not None:
-        set_train_step(model(), None)

@@ -9,29 +9,29 @@ from typing import Any
 
 import keras
 
-from keras_regtools import validation
+from keras_regtools import backend, validation
 from keras_regtools.callbacks.recording import RecordingCallback, read_iteration, read_rate
 from keras_regtools.keras_internals import callbacks_of_fit, schedule_of
 from keras_regtools.training import (
     RULES,
     SCALED,
     AdamRule,
-    RateScaling,
-    ScaledSchedule,
-    ScheduleCorrection,
-    add_hook,
+    AdaScale,
     base_optimizers,
     bind,
     checked_noise_scale,
     correct_momentum,
     end,
     held_optimizers,
+    put_in,
     rate_factor,
+    refuse_adascale,
     refuse_rivals,
     remake_step,
-    take_out,
+    told,
     training_optimizer,
     warmup_length,
+    warn_of_long_warmup,
     where_it_began,
 )
 
@@ -60,7 +60,10 @@ class LinearScalingLR(RecordingCallback):
         base_learning_rate: The base rate η; the optimizer's own by default.
         rule: `"linear"`; `"sqrt"`; `"adam"`, √k with Adam's β and ε changed too, for the time of
             the fit ([Malladi et al., 2022](https://arxiv.org/abs/2205.10287)); `"noise_scale"`,
-            which ends where the noise does, see `noise_scale`; or a function of k.
+            which ends where the noise does, see `noise_scale`; `"adascale"`, without a warm-up the
+            gain, between 1 and k, that the parts of a step show, which are accumulated batches or
+            replicas ([Johnson et al., 2020](https://arxiv.org/abs/2007.05105)); the history then
+            gets `adascale/gain` and `adascale/progress`; or a function of k.
         noise_scale: For that rule, B_noise as `measures.gradient_noise_scale` gives it, a number or
             its result: the rate is proportional to B / (B + B_noise).
         warmup_epochs: Length T of the warm-up in epochs, zero or above; 0 starts at the target.
@@ -117,6 +120,7 @@ class LinearScalingLR(RecordingCallback):
         self.verbose = verbose
         self._undo = []
         self._starts: Any = None
+        self._gains: Any = None
         self._accumulated = 1
         rate_factor(self.rule, self.batch_size, self.base_batch_size, self.noise_scale)
 
@@ -158,79 +162,67 @@ class LinearScalingLR(RecordingCallback):
         self._warmup_end = warmup_length(self.warmup_epochs, self.warmup_steps, steps)
         refuse_rivals(self, LinearScalingLR, callbacks_of_fit(), self._warmup_end)
         self._effective_starts, self._last_rate, self._check = [], None, False
-        for optimizer, _, _ in self._starts:
-            if self.rule == "adam":  # which says what is wrong with it
+        self._gains = None
+        optimizers = [optimizer for optimizer, *_ in self._starts]
+        schedules = [schedule_of(optimizer) for optimizer in optimizers]
+        if self.rule == "adascale":
+            replicas = backend.replica_count(self.model.variables[0])
+            sizes = self.effective_batch_size, self.base_batch_size
+            self._parts = refuse_adascale(optimizers, schedules, replicas, *sizes)
+            self._warmup_end = 0
+        if self.rule == "adam":
+            for optimizer in optimizers:  # which says what is wrong with it
                 AdamRule(optimizer, self.effective_batch_size / self.base_batch_size)
-            if schedule_of(optimizer) is not None and self.base_learning_rate is not None:
-                raise ValueError(
-                    "Expected no `base_learning_rate` for an optimizer built with a schedule, "
-                    f"which the factor multiplies. Received: {self.base_learning_rate}"
-                )
+        if any(schedules) and self.base_learning_rate is not None:
+            raise ValueError(
+                "Expected no `base_learning_rate` for an optimizer built with a schedule, "
+                f"which the factor multiplies. Received: {self.base_learning_rate}"
+            )
 
     def fit_begins(self, epoch: int) -> None:
         kept = self.records.earlier.get(self.name) if epoch > 0 else None
-        places = []
+        places, wanted = [], (self.factor, self.base_learning_rate, self._warmup_end)
         for i, (optimizer, start, base) in enumerate(self._starts):
             before = kept[i] if isinstance(kept, list) and i < len(kept) else None
-            wanted = (self.factor, self.base_learning_rate, self._warmup_end)
             steps = (self.params or {}).get("steps") or 0
             start, base = where_it_began(optimizer, start, base, epoch, before, wanted, steps)
-            self._install(optimizer, start, base, self._warmup_end)
+            SCALED[optimizer] = {"wanted": wanted, "start": start, "base": base}
+            self._effective_starts.append(start)
             places.append([start, base])
+            self._announce(base, read_iteration(optimizer) - start)
         self.records.keep(self.name, places)
-        if self.rule == "adam":
-            self._change_adam()
+        self._put_in(places, self.records.earlier.get("adascale") if epoch > 0 else None)
         self._begun_at, self._warned = self.step(), False
+
+    def _put_in(self, places, kept):
+        """Put the scaling into the optimizers, for this fit."""
+        optimizers = [optimizer for optimizer, *_ in self._starts]
+        if self.rule == "adascale":
+            rates = [(one, base) for one, (_, base) in zip(optimizers, places, strict=True)]
+            self._gains = AdaScale(self.model, rates, self._parts, kept)
+            self._until_the_end(self._gains.end)
+            return self._gains.begin(self.model)
+        for optimizer, (start, base) in zip(optimizers, places, strict=True):
+            given = self.factor, self._warmup_end, start, self.momentum_correction
+            self._until_the_end(put_in(self.model, optimizer, base, *given))
+        if self.rule == "adam":
+            ratio = self.effective_batch_size / self.base_batch_size
+            for rule in [AdamRule(optimizer, ratio) for optimizer in optimizers]:
+                rule.put_in()
+                self._until_the_end(rule)
         remake_step(self.model)
 
-    def _install(self, optimizer, start, base, steps):
-        """Put the scaling into an optimizer, for this fit."""
-        wanted = (self.factor, self.base_learning_rate, steps)
-        SCALED[optimizer] = {"wanted": wanted, "start": start, "base": base}
-        self._effective_starts.append(start)
-        made = read_iteration(optimizer) - start
-        schedule = schedule_of(optimizer)
-        if isinstance(schedule, ScaledSchedule):  # of a checkpoint saved during a fit
-            schedule = schedule.schedule
-        if schedule is None:
-            hook = RateScaling(base, self.factor, steps, start, self.momentum_correction)
-            self._announce(f"{base:g}", f"{base * self.factor:g}", steps, made)
-        else:
-            optimizer.learning_rate = ScaledSchedule(schedule, self.factor, steps, start)
-            hook = ScheduleCorrection() if self.momentum_correction else None
-            self._announce("its schedule", f"{self.factor:g} times that", steps, made)
-        if hook is not None:
-            add_hook(optimizer, hook)
-        # When the fit ends in an exception, things are put back as soon as this object goes.
-        undo = weakref.finalize(self, take_out, weakref.ref(self.model), optimizer, hook, schedule)
-        undo.atexit = False
-        bind(self.model, undo)  # and when another fit begins
+    def _until_the_end(self, undo):
+        """Undone at the end of the fit, when the next begins, or as soon as this object goes."""
+        weakref.finalize(self, undo).atexit = False
+        bind(self.model, undo)
         self._undo.append(undo)
 
-    def _change_adam(self):
-        ratio = self.effective_batch_size / self.base_batch_size
-        rules = [AdamRule(optimizer, ratio) for optimizer, _, _ in self._starts]
-        for rule in rules:
-            rule.put_in()
-            bind(self.model, rule)
-            weakref.finalize(self, rule).atexit = False
-            self._undo.append(rule)
-
-    def _announce(self, base, target, steps, made):
-        length = math.prod((self.params or {}).get(n) or 0 for n in ("epochs", "steps"))
-        if length > 0 and length + made < steps:
-            warnings.warn(
-                f"A warm-up of {steps} steps is longer than this fit, which makes {length}: the "
-                "rate of the larger batch is not reached. Pass fewer `warmup_epochs`.",
-                stacklevel=2,
-            )
+    def _announce(self, base, made):
+        warn_of_long_warmup(self._warmup_end, made, self.params or {})
         if self.verbose:
-            times = f" × {self._accumulated} accumulated" if self._accumulated > 1 else ""
-            rule = self.rule if isinstance(self.rule, str) else "its own rule"
-            print(
-                f"LinearScalingLR: batch {self.batch_size}{times} for {self.base_batch_size}, "
-                f"{rule}: from {base} to {target} in {steps} steps"
-            )
+            sizes = self.batch_size, self._accumulated, self.base_batch_size
+            print("LinearScalingLR:", told(self.rule, sizes, base, self.factor, self._warmup_end))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -255,6 +247,9 @@ class LinearScalingLR(RecordingCallback):
                 correct_momentum(optimizer, rate / self._last_rate)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._gains is not None:
+            _ = self.model  # which on JAX brings the variables up to date
+            self._gains.follow()
         is_last = batch >= self._length - 1
         if batch < self._next and not is_last:
             return
@@ -275,6 +270,11 @@ class LinearScalingLR(RecordingCallback):
         super().on_epoch_end(epoch, logs)
         if logs is not None:
             logs["learning_rate"] = self._last_rate
+        if self._gains is not None:
+            gains = {f"adascale/{n}": float(getattr(self._gains, n)) for n in ("gain", "progress")}
+            self.record(epoch, gains)
+            self.records.keep("adascale", list(self._gains.state))
+            self.tell(logs, gains, ())
 
     def _warn_of_standing_still(self):
         """An optimizer that makes no step trains nothing, whatever its rate is."""
@@ -292,9 +292,9 @@ class LinearScalingLR(RecordingCallback):
         self._undo = []
 
     def __deepcopy__(self, memo):
-        undo, starts = self._undo, self._starts
-        self._undo, self._starts = [], None
+        held = self._undo, self._starts, self._gains
+        self._undo, self._starts, self._gains = [], None, None
         try:
             return super().__deepcopy__(memo)
         finally:
-            self._undo, self._starts = undo, starts
+            self._undo, self._starts, self._gains = held

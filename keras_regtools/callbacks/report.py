@@ -7,7 +7,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from keras_regtools import report, validation
+from keras_regtools import backend, report, validation
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
@@ -29,7 +29,8 @@ class Report(RecordingCallback):
     further callbacks. Records of an earlier run in the directory are kept under a number; a resumed
     run goes on in its own. `keras_regtools.report.write(directory)` makes the report again, also of
     a run that was cut off. In a notebook the callback shows its report. If the disk is full or the
-    directory goes, there is one warning and the training goes on.
+    directory goes, there is one warning and the training goes on. Of several processes that train
+    one model together the first one writes.
 
     Args:
         directory: Where to write; made if it is not there. One run at a time.
@@ -78,9 +79,11 @@ class Report(RecordingCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._begin = time.perf_counter()
         self.page, self._sink, self._failed = None, None, False
+        self._writes = backend.process_index() == 0
         with self._surviving():
-            self.files.directory.mkdir(parents=True, exist_ok=True)
-            self.files.lock.acquire(self.records)
+            if self._writes:
+                self.files.directory.mkdir(parents=True, exist_ok=True)
+                self.files.lock.acquire(self.records)
         self._info = describe(self.model, self.params or {}, self.settings)
         self._leads = "report" not in self.records.claims  # of several, the first tells the logs
         self.records.claims.add("report")
@@ -106,9 +109,12 @@ class Report(RecordingCallback):
         rows = self.records.rows
         made = len(rows)
         with self._surviving():
-            self._sink = _Surviving(self)
-            self.files.open(self.records, epoch, self._sink)
-            self.files.write_info(self._info)
+            if self._writes:
+                self._sink = _Surviving(self)
+                self.files.open(self.records, epoch, self._sink)
+                self.files.write_info(self._info)
+            else:
+                self.files.earlier(self.records, epoch)
         before = {row.name for row in rows[: len(rows) - made]}
         kept = self.records.earlier.get("report") if before else None
         self._own = set(kept) & before if isinstance(kept, list) else set()
@@ -162,6 +168,7 @@ class Report(RecordingCallback):
     def on_train_end(self, logs: Any = None) -> None:
         if self._begun:
             self._record_time()
+        if self._begun and self._writes:
             with self._surviving():
                 if self._failed:  # the disk may have room again
                     self.files.begin(self.records.rows)

@@ -93,21 +93,28 @@ class RunFiles(RecordsFile):
         is given.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        kept, self._kept = [], {}
-        if self.records_path.exists() and self.records_path.stat().st_size:
-            try:
-                before = read(self.records_path)
-            except ValueError as error:
-                warnings.warn(f"{error}. It is kept aside; a new one is begun.", stacklevel=2)
-                before = None
-            if before is not None:
-                kept = [row for row in before.rows if row.epoch < first_epoch]
-            if first_epoch > 0 and kept:
-                records.rows[:0] = kept
-                self._kept = {n: v for n, v in self.read_kept().items() if not _are_arrays(v)}
-            else:
-                self._set_aside()
+        kept, self._kept = self.earlier(records, first_epoch), {}
+        if kept:
+            self._kept = {n: v for n, v in self.read_kept().items() if not _are_arrays(v)}
+        elif self._is_there():
+            self._set_aside()
         records.sink_into(self if sink is None else sink)
+        return kept
+
+    def _is_there(self):
+        return self.records_path.exists() and self.records_path.stat().st_size > 0
+
+    def earlier(self, records, first_epoch):
+        """Put what is there of the epochs before into the records, and give how many they are."""
+        if not self._is_there():
+            return 0
+        try:
+            before = read(self.records_path)
+        except ValueError as error:
+            warnings.warn(f"{error}. It is kept aside; a new one is begun.", stacklevel=2)
+            return 0
+        kept = [row for row in before.rows if row.epoch < first_epoch]
+        records.rows[:0] = kept
         return len(kept)
 
     def _set_aside(self):

@@ -1,13 +1,21 @@
 """Internal: what happens inside a training step: hooks around `optimizer.apply`, scaled rates."""
 
+from keras_regtools.training.adascale import (
+    AdaScale,
+    adascale_gain,
+    refuse_adascale,
+    refuse_one_part,
+)
 from keras_regtools.training.fit import (
     alternate_steps,
     bind,
     end,
     release,
+    release_hook,
     remake_step,
-    watch_steps,
+    watch_hooks,
 )
+from keras_regtools.training.gradient_noise import NoiseHook, parts_of
 from keras_regtools.training.gradients import ROWS, GradientHook
 from keras_regtools.training.momentum import correct_momentum, velocities
 from keras_regtools.training.optimizer_hooks import (
@@ -24,16 +32,16 @@ from keras_regtools.training.rate_rules import (
     checked_noise_scale,
     rate_factor,
     refuse_rivals,
+    told,
 )
 from keras_regtools.training.scaling import (
     SCALED,
-    RateScaling,
     ScaledSchedule,
-    ScheduleCorrection,
     hand_on,
-    take_out,
+    put_in,
     warmup_factor,
     warmup_length,
+    warn_of_long_warmup,
     where_it_began,
 )
 from keras_regtools.training.sharpness_aware import SharpnessAwareHook, perturbation
@@ -52,9 +60,10 @@ __all__ = [
     "GradientHook",
     "SCALED",
     "SharpnessAwareHook",
-    "RateScaling",
     "ScaledSchedule",
-    "ScheduleCorrection",
+    "put_in",
+    "told",
+    "warn_of_long_warmup",
     "add_hook",
     "add_step_hook",
     "base_optimizers",
@@ -69,9 +78,15 @@ __all__ = [
     "remake_step",
     "remove_hook",
     "remove_step_hook",
-    "take_out",
     "training_optimizer",
     "velocities",
     "warmup_factor",
-    "watch_steps",
+    "watch_hooks",
+    "AdaScale",
+    "NoiseHook",
+    "adascale_gain",
+    "parts_of",
+    "refuse_adascale",
+    "refuse_one_part",
+    "release_hook",
 ]

@@ -2,14 +2,18 @@
 
 import weakref
 
+from keras import ops
+
 from keras_regtools import backend
 from keras_regtools.keras_internals import (
+    iteration,
     make_step,
     set_train_step,
     shadow,
     shadowed,
     unshadow,
 )
+from keras_regtools.training.optimizer_hooks import base_optimizers, held_optimizers, remove_hook
 from keras_regtools.training.step_hooks import renew_step_hooks
 
 
@@ -22,7 +26,7 @@ class _Bound:
 
     def __init__(self, model):
         self._model = weakref.ref(model)
-        self.undo, self.watched, self.turns = [], None, None
+        self.undo, self.watched, self.turns = [], [], None
 
     def __call__(self, force=False):
         model = self._model()
@@ -69,7 +73,32 @@ def end(model, undo):
 
 def watch_steps(model, due, watching):
     """Have `backend.watch_steps` in the step of a model that something is bound to."""
-    _of(model).watched = (due, watching)
+    _of(model).watched.append((due, watching))
+
+
+def watch_hooks(model, hooks):
+    """Have the hooks of `watching` in a step compiled anew, watched where one of them is due."""
+    optimizer, begin = model.optimizer, 0
+    alone = held_optimizers(model) == base_optimizers(optimizer) == [optimizer]
+    if alone:  # its steps can be counted out here; those of a loss scale may be left out
+        begin = int(ops.convert_to_numpy(iteration(optimizer)))
+
+    def due(n):
+        return not alone or hooks[0].is_due(optimizer, begin + n)
+
+    def watch(watching):
+        for hook in hooks:
+            hook.watching = watching
+
+    watch_steps(model, due, watch)
+    remake_step(model)
+
+
+def release_hook(model, optimizer, hook):
+    """Take a hook out again, also of the compiled step of a model that a weak reference has."""
+    remove_hook(optimizer, hook)
+    if model() is not None:
+        set_train_step(model(), None)
 
 
 def alternate_steps(model, turns):
@@ -90,10 +119,17 @@ def remake_step(model):
     renew_step_hooks(model)
     bound = _of(model)
     turns = None if bound is None else bound.turns
-    if bound is not None and bound.watched is not None:
+    if bound is not None and bound.watched:
         if turns is not None:
             turns.tell(None)  # the watched one has to see each step
-        backend.watch_steps(model, *bound.watched)
+        pairs = bound.watched
+
+        def watch(here):
+            for _, watching in pairs:
+                watching(here)
+
+        # All are asked: each counts the steps by being asked.
+        backend.watch_steps(model, lambda n: any([due(n) for due, _ in pairs]), watch)
     elif turns is not None:
         steps = backend.separate_step(model), backend.separate_step(model)
         set_train_step(model, _alternating(*steps, turns))

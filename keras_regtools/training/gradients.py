@@ -59,34 +59,36 @@ def _at_most(limit, norm):
 
 
 def _norm(tensors):
-    return ops.sqrt(ops.sum(_squares(tensors)))
+    return ops.sqrt(ops.sum(squares(tensors)))
 
 
-def _squares(tensors):
+def squares(tensors):
     """The squared norm of each tensor, as one tensor."""
     return backend.squared_norms([ops.cast(t, "float32") for t in tensors])
 
 
-class GradientHook:
-    """Hook that keeps the norms of what passes through an optimizer, by layer.
+class WatchingHook:
+    """Hook that keeps numbers of what passes through an optimizer.
+
+    A subclass makes them in `numbers`.
 
     Args:
         variables: The trainable variables of the model, in order.
-        groups: List of lists of places in `variables`, one for each layer.
         every: It is done on every so many updates, beginning with the first.
         compiled: Whether XLA compiles the step.
+        shape: That of the numbers.
 
     Attributes:
-        accumulator: Where the norms are, see `backend.StepAccumulator`.
+        accumulator: Where they are, see `backend.StepAccumulator`.
+        replicas: On how many the model is.
         watching: Whether steps that are traced now keep anything.
     """
 
-    def __init__(self, variables, groups, every, compiled):
-        self.variables, self.groups, self.every = list(variables), groups, every
+    def __init__(self, variables, every, compiled, shape):
+        self.variables, self.every = list(variables), every
         self.compiled, self.watching = compiled, True
-        self.accumulator = backend.StepAccumulator(
-            (len(ROWS), len(groups)), compiled, self.variables[0]
-        )
+        self.replicas = backend.replica_count(self.variables[0])
+        self.accumulator = backend.StepAccumulator(shape, compiled, self.variables[0])
 
     def is_due(self, optimizer, iteration):
         """Whether the step of this number is looked at, as it will be found in the step."""
@@ -116,37 +118,53 @@ class GradientHook:
 
     def after(self, before):
         """Called after the update, with what `before` gave."""
-        if before is None:
-            return
-        optimizer, known, held, due = before
+        if before is not None:
+            optimizer, known, held, due = before
+            self.accumulator.put(due, self.numbers(optimizer, known, held))
 
-        # Each replica clips its part, and the optimizer adds the parts up.
-        parted = backend.replica_count(self.variables[0]) > 1
+    def gradients(self, known):
+        """The gradients that the optimizer gets, for the eyes of the hook."""
+        return [g if self.compiled else backend.recompute_apart(g) for *_, g in known]
+
+
+class GradientHook(WatchingHook):
+    """Hook that keeps the norms of what passes through an optimizer, by layer.
+
+    Args:
+        variables, every, compiled: As for `WatchingHook`.
+        groups: List of lists of places in `variables`, one for each layer.
+    """
+
+    def __init__(self, variables, groups, every, compiled):
+        super().__init__(variables, every, compiled, (len(ROWS), len(groups)))
+        self.groups = groups
+
+    def numbers(self, optimizer, known, held):
+        """A function that gives the rows."""
 
         def used():
-            gradients = [g if self.compiled else backend.recompute_apart(g) for *_, g in known]
-            return used_gradients(optimizer, gradients, held[len(known) :])
+            return used_gradients(optimizer, self.gradients(known), held[len(known) :])
 
-        if parted:
+        if self.replicas > 1:  # each clips its part, and the optimizer adds the parts up
             first, last = used()
             whole = backend.all_reduce(first)
             seen = whole, whole if last is first else backend.all_reduce(last)
 
         def norms():
-            first, last = seen if parted else used()
+            first, last = seen if self.replicas > 1 else used()
             old = held[: len(known)]
             moves = [v - weight for (_, v, _), weight in zip(known, old, strict=True)]
-            of_first = _squares(first)
-            of_last = of_first if last is first else _squares(last)
+            of_first = squares(first)
+            of_last = of_first if last is first else squares(last)
             # One sum for all layers: the operations of each would add up in large models.
             group_of = {at: i for i, group in enumerate(self.groups) for at in group}
             ids = np.array([group_of[at] for at, *_ in known], "int32")
             totals = [
-                ops.sqrt(ops.segment_sum(squares, ids, num_segments=len(self.groups)))
-                for squares in (of_first, of_last, _squares(old), _squares(moves))
+                ops.sqrt(ops.segment_sum(each, ids, num_segments=len(self.groups)))
+                for each in (of_first, of_last, squares(old), squares(moves))
             ]
             _, _, weight, update = totals
             ratio = ops.where(weight > 0, update / ops.maximum(weight, 1e-30), math.nan)
             return ops.stack([*totals, ratio])
 
-        self.accumulator.put(due, norms)
+        return norms

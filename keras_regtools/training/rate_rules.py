@@ -9,15 +9,15 @@ import keras
 from keras_regtools.keras_internals import shadow, shadowed, unshadow
 from keras_regtools.validation import positive
 
-RULES = ("linear", "sqrt", "adam", "noise_scale")
+RULES = ("linear", "sqrt", "adam", "noise_scale", "adascale")
 
 
 def rate_factor(rule, batch_size, base_batch_size, noise_scale=None):
     """The multiple of the rate at another batch size.
 
-    With k = batch_size / base_batch_size: k for `"linear"`, √k for `"sqrt"` and `"adam"`, and for
-    `"noise_scale"` the ratio of η(B) = η_max B / (B + noise_scale) at both
-    ([McCandlish et al., 2018](https://arxiv.org/abs/1812.06162)); a callable gets k.
+    With k = batch_size / base_batch_size: k for `"linear"`, and at most for `"adascale"`, √k for
+    `"sqrt"` and `"adam"`, and for `"noise_scale"` the ratio of η(B) = η_max B / (B + noise_scale)
+    at both ([McCandlish et al., 2018](https://arxiv.org/abs/1812.06162)); a callable gets k.
 
     Example:
 
@@ -35,11 +35,31 @@ def rate_factor(rule, batch_size, base_batch_size, noise_scale=None):
                 f"Received: {factor!r} of {ratio:g} times the batch"
             )
         return float(factor)
-    if rule == "linear":
+    if rule in ("linear", "adascale"):
         return ratio
     if rule == "noise_scale":
         return ratio * (base_batch_size + noise_scale) / (batch_size + noise_scale)
     return math.sqrt(ratio)
+
+
+def told(rule, sizes, base, factor, steps):
+    """In one line what will happen to a rate.
+
+    Args:
+        rule: One of `RULES`, or a callable.
+        sizes: The batch size, how many are accumulated, and the base batch size.
+        base: The base rate, or `None` for a schedule.
+        factor: The multiple of it.
+        steps: Of the warm-up.
+    """
+    size, accumulated, base_size = sizes
+    times = f" × {accumulated} accumulated" if accumulated > 1 else ""
+    name = rule if isinstance(rule, str) else "its own rule"
+    begin, end = "its schedule", f"{factor:g} times that"
+    if base is not None:
+        begin, end = f"{base:g}", f"{base * factor:g}"
+    ends = f"in {steps} steps" if rule != "adascale" else "at most, as the gain is"
+    return f"batch {size}{times} for {base_size}, {name}: from {begin} to {end} {ends}"
 
 
 def checked_noise_scale(rule, given):

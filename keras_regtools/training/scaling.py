@@ -1,5 +1,7 @@
 """A learning rate that warms up from a base rate to a multiple of it, inside the step."""
 
+import functools
+import math
 import warnings
 import weakref
 from typing import Any
@@ -9,7 +11,7 @@ from keras import ops
 
 from keras_regtools.keras_internals import iteration, schedule_of, set_train_step
 from keras_regtools.training.momentum import correct_momentum
-from keras_regtools.training.optimizer_hooks import remove_hook
+from keras_regtools.training.optimizer_hooks import add_hook, remove_hook
 
 
 def warmup_factor(step, factor, warmup_steps):
@@ -48,6 +50,23 @@ def warmup_length(epochs, given, steps):
             "unknown length. Pass `warmup_steps=` or `steps_per_epoch=` to `fit`."
         )
     return round(epochs * steps)
+
+
+def warn_of_long_warmup(steps, made, params):
+    """Say it if a fit ends before its warm-up does.
+
+    Args:
+        steps: Of the warm-up.
+        made: Of it before this fit.
+        params: Those that Keras gives its callbacks.
+    """
+    length = math.prod(params.get(name) or 0 for name in ("epochs", "steps"))
+    if length > 0 and length + made < steps:
+        warnings.warn(
+            f"A warm-up of {steps} steps is longer than this fit, which makes {length}: the "
+            "rate of the larger batch is not reached. Pass fewer `warmup_epochs`.",
+            stacklevel=4,
+        )
 
 
 # What each optimizer was scaled from, so that a second fit goes on instead of scaling again.
@@ -190,8 +209,31 @@ def _unscaled(rate, steps, epoch, wanted):
     return base
 
 
-def take_out(model, optimizer, hook, schedule):
-    """Take a scaling out of an optimizer again, also of the compiled step of a model."""
+def put_in(model, optimizer, base, factor, steps, start, correct):
+    """Put a scaling into an optimizer of a model.
+
+    Args:
+        model: The model.
+        optimizer: A base optimizer.
+        base, factor, steps, start, correct: As for `RateScaling`; `base` is `None` for a schedule.
+
+    Returns:
+        A function that takes it out again, also of the compiled step. It keeps no model alive.
+    """
+    schedule = schedule_of(optimizer)
+    if isinstance(schedule, ScaledSchedule):  # of a checkpoint saved during a fit
+        schedule = schedule.schedule
+    if schedule is None:
+        hook = RateScaling(base, factor, steps, start, correct)
+    else:
+        optimizer.learning_rate = ScaledSchedule(schedule, factor, steps, start)
+        hook = ScheduleCorrection() if correct else None
+    if hook is not None:
+        add_hook(optimizer, hook)
+    return functools.partial(_take_out, weakref.ref(model), optimizer, hook, schedule)
+
+
+def _take_out(model, optimizer, hook, schedule):
     if hook is not None:
         remove_hook(optimizer, hook)
     if schedule is not None:

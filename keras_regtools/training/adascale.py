@@ -1,0 +1,143 @@
+"""AdaScale: a rate that follows what a step gains from having several parts."""
+
+import functools
+import weakref
+
+from keras_regtools.training.fit import release_hook, watch_hooks
+from keras_regtools.training.gradient_noise import NoiseHook, parts_of
+from keras_regtools.training.optimizer_hooks import add_hook
+
+
+def adascale_gain(variance, squared_norm, parts):
+    """What a step of several parts is worth in steps of one: r between 1 and their number.
+
+    r = (σ² + μ²) / (σ² / S + μ²) ([Johnson et al., 2020](https://arxiv.org/abs/2007.05105)).
+
+    Args:
+        variance: σ², of the gradient of one part.
+        squared_norm: μ², of the gradient without noise.
+        parts: S.
+
+    Example:
+
+    >>> adascale_gain(1.0, 1.0, 4), adascale_gain(0.0, 1.0, 4), adascale_gain(1.0, 0.0, 4)
+    (1.6, 1.0, 4.0)
+    """
+    variance, squared_norm = max(variance, 0.0), max(squared_norm, 0.0)
+    if variance + squared_norm == 0:
+        return 1.0
+    return (variance + squared_norm) / (variance / parts + squared_norm)
+
+
+class AdaScale:
+    """Sets the rates of optimizers to their base rate times the gain of the steps so far.
+
+    σ² and μ² are running means with the factor 1 − S / 1000 an update, as in the paper; the gain of
+    an update is that of the updates before it.
+
+    Args:
+        model: The model.
+        rates: List of pairs of an optimizer and its base rate.
+        parts: S.
+        kept: The state of a run that goes on, or `None`.
+
+    Attributes:
+        end: A function that takes it out of the optimizers.
+        gain: The present one.
+        progress: Σ r: how many steps of one part the steps so far are worth.
+    """
+
+    def __init__(self, model, rates, parts, kept=None):
+        self._rates, self._parts = rates, parts
+        self._variance, self._norm, self.progress = kept or (None, None, 0.0)
+        self._hooks = []
+        optimizers = [optimizer for optimizer, _ in rates]
+        for optimizer in optimizers:
+            hook = NoiseHook(model.trainable_variables, 1, model.jit_compile)
+            add_hook(optimizer, hook)
+            self._hooks.append(hook)
+        out = [(weakref.ref(model), *one) for one in zip(optimizers, self._hooks, strict=True)]
+        self.end = functools.partial(_take_out, out)
+        self._set()
+
+    def begin(self, model):
+        """Have it in the step of a model that something is bound to."""
+        watch_hooks(model, self._hooks)
+
+    @property
+    def state(self):
+        """What a run that goes on begins with."""
+        return self._variance, self._norm, self.progress
+
+    @property
+    def gain(self):
+        if self._variance is None:
+            return 1.0
+        return adascale_gain(self._variance, self._norm, self._parts)
+
+    def follow(self):
+        """Take the updates since the last call into account."""
+        found = [hook.accumulator.read() for hook in self._hooks]
+        count = max(count for count, *_ in found)
+        if not count:
+            return
+        self.progress += self.gain * count
+        variance, of_mean = (float(sum(mean[i] for _, mean, _ in found)) for i in (0, 1))
+        norm = of_mean - variance / self._parts
+        if variance * 0 + norm * 0 != 0:  # not finite: say of a loss scale that is found out
+            return
+        keep = max(1 - self._parts / 1000, 0.0) ** count
+        if self._variance is None:
+            keep, self._variance, self._norm = 0.0, 0.0, 0.0
+        self._variance = keep * self._variance + (1 - keep) * variance
+        self._norm = keep * self._norm + (1 - keep) * norm
+        self._set()
+
+    def _set(self):
+        for optimizer, base in self._rates:
+            optimizer.learning_rate = base * self.gain
+
+
+def _take_out(hooks):
+    for one in hooks:
+        release_hook(*one)
+
+
+def refuse_adascale(optimizers, schedules, replicas, batch_size, base_batch_size):
+    """Say it if a rate cannot follow the parts of a step.
+
+    Args:
+        optimizers: The base optimizers.
+        schedules: Their schedules, `None` for a number.
+        replicas: On how many the model is.
+        batch_size: Samples of an update.
+        base_batch_size: Those of which the rate is known.
+
+    Returns:
+        The number of parts.
+    """
+    parts = parts_of(optimizers[0], replicas)
+    refuse_one_part(parts)
+    if any(schedule is not None for schedule in schedules):
+        raise ValueError(
+            "Expected a rate that is a number for rule='adascale', as a schedule would count "
+            f"updates, each of which is worth 1 to {parts}. Received: a schedule"
+        )
+    if batch_size != parts * base_batch_size:
+        raise ValueError(
+            f"Expected base_batch_size={batch_size / parts:g} for rule='adascale', which compares "
+            f"the {parts} parts of an update of {batch_size} samples. "
+            f"Received: base_batch_size={base_batch_size}"
+        )
+    return parts
+
+
+def refuse_one_part(parts):
+    """Say it if a step is one batch on one device, and its noise cannot be seen."""
+    if parts == 1:
+        raise ValueError(
+            "Expected a training step of several parts, whose gradients differ by their noise: "
+            "accumulated batches, or replicas. Received: one batch for each update, on one device. "
+            "Give the optimizer `gradient_accumulation_steps`, or measure at the ends of epochs: "
+            "`callbacks.Measure({'noise': measures.gradient_noise_scale}, x, y)`."
+        )
