@@ -108,7 +108,10 @@ class Batches:
 
     def shuffled(self, seed):
         """The same samples in random order, for arrays."""
-        order = np.random.default_rng(seed).permutation(self.samples)
+        return self.taken(np.random.default_rng(seed).permutation(self.samples))
+
+    def taken(self, order):
+        """The samples of these numbers, in this order, for arrays."""
         return Batches(*_select(self._arrays, order), batch_size=self.batch_size)
 
     def first(self, samples):

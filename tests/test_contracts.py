@@ -95,6 +95,9 @@ MEASURES = {
     "worst_sharpness": functools.partial(rt.measures.worst_sharpness, steps=5),
 }
 TABLES = {  # measures of several surfaces, or of a model
+    "critical_batch_size": lambda surface: rt.measures.critical_batch_size(
+        surface.model, X, Y, batch_size=4, factors=(1, 2), repeats=2, budget=16
+    ),
     "by_checkpoint": lambda surface: rt.measures.by_checkpoint(
         surface, MEASURES["hessian_trace"], {"here": surface.model.get_weights()}
     ),

@@ -474,8 +474,8 @@ def number(name, value, kind):
         ({"warmup_epochs": -1}, number("warmup_epochs", -1, "a finite number, zero or above")),
         (
             {"rule": "cubic"},
-            "Argument `rule` must be one of 'linear', 'sqrt', 'adam', 'noise_scale'. Received: "
-            "rule='cubic'",
+            "Argument `rule` must be one of 'linear', 'sqrt', 'adam', 'noise_scale', 'adascale'. "
+            "Received: rule='cubic'",
         ),
         (
             {"rule": "noise_scale"},

@@ -6,6 +6,7 @@ from keras_regtools.measures.covariate_shift import (
     InternalCovariateShift,
     internal_covariate_shift,
 )
+from keras_regtools.measures.critical_batch_size import CriticalBatchSize, critical_batch_size
 from keras_regtools.measures.density import HessianDensity, hessian_density
 from keras_regtools.measures.distribution_shift import DistributionShift, distribution_shift
 from keras_regtools.measures.eigenvalues import HessianEigenvalues, hessian_eigenvalues
@@ -35,6 +36,7 @@ __all__ = [
     "NormalizationNoise",
     "normalization_noise",
     "AverageSharpness",
+    "CriticalBatchSize",
     "DistributionShift",
     "FisherRaoNorm",
     "GradientFlow",
@@ -58,6 +60,7 @@ __all__ = [
     "average_sharpness",
     "by_checkpoint",
     "by_layer",
+    "critical_batch_size",
     "distribution_shift",
     "fisher_rao_norm",
     "gradient_flow",

@@ -9,7 +9,11 @@ from keras_regtools.plots.layers import (
     gradient_norms,
     moving_distances,
 )
-from keras_regtools.plots.learning_rate import learning_rate, learning_rate_range
+from keras_regtools.plots.learning_rate import (
+    critical_batch_size,
+    learning_rate,
+    learning_rate_range,
+)
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 from keras_regtools.plots.sharpness import sharpness
@@ -25,6 +29,7 @@ __all__ = [
     "gradient_norms",
     "kernel_norms",
     "kernel_sparsity",
+    "critical_batch_size",
     "learning_rate",
     "learning_rate_range",
     "line",

@@ -34,6 +34,7 @@ from keras_regtools.training.rate_rules import (
     refuse_rivals,
     told,
 )
+from keras_regtools.training.restored import restored
 from keras_regtools.training.scaling import (
     SCALED,
     ScaledSchedule,
@@ -62,6 +63,7 @@ __all__ = [
     "SharpnessAwareHook",
     "ScaledSchedule",
     "put_in",
+    "restored",
     "told",
     "warn_of_long_warmup",
     "add_hook",

@@ -14,8 +14,7 @@ from keras_regtools.data import as_batches
 from keras_regtools.measures import hessian_eigenvalues
 from keras_regtools.measures.result import Result, frozen
 from keras_regtools.surface import LossSurface
-from keras_regtools.training import base_optimizers
-from keras_regtools.trial.restored import restored
+from keras_regtools.training import base_optimizers, restored
 from keras_regtools.trial.sweep import Rated, sweep
 from keras_regtools.validation import (
     at_least,

@@ -10,7 +10,7 @@ from keras import ops
 from keras_regtools import backend
 from keras_regtools.forward import all_layers
 from keras_regtools.keras_internals import members, rate_of_steps, set_train_step, train_step_of
-from keras_regtools.training import base_optimizers, held_optimizers
+from keras_regtools.training.optimizer_hooks import base_optimizers, held_optimizers
 
 
 @contextlib.contextmanager
