@@ -15,7 +15,7 @@ from keras_regtools import (
 from keras_regtools.growing_batches import GrowingBatches
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import instrument, recalibrate, regularize, shrink, strip
-from keras_regtools.trial import find_learning_rate
+from keras_regtools.trial import find_learning_rate, suggest_batch_size
 from keras_regtools.version import __version__, show_versions
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "show_versions",
     "shrink",
     "strip",
+    "suggest_batch_size",
     "tuner",
     "vectors",
 ]

@@ -18,6 +18,7 @@ being differentiated, into another function, not yet compiled:
 - `frozen_draws()`, a context in which unseeded random draws repeat and leave no trace;
 - `replicas(variable)`: the values that a variable has on each replica, as arrays;
 - `replica_count(variable)`: how many there are;
+- `peak_memory()`: a `PeakMemory` of the processor or accelerator;
 - `process_index()`: which of the processes that train one model together this is;
 - `all_reduce(tensors)`, in a step outside of branches: their sums over the replicas;
 - `require(condition, message, assigned)`: an error in a running graph, where `assigned` is no
@@ -87,6 +88,7 @@ assign_row = _chosen.assign_row
 replicas = _chosen.replicas
 replica_count = _chosen.replica_count
 process_index = _chosen.process_index
+peak_memory = _chosen.peak_memory
 all_reduce = _chosen.all_reduce
 require = _chosen.require
 squared_norms = _chosen.squared_norms
@@ -126,6 +128,7 @@ __all__ = [
     "replicas",
     "replica_count",
     "process_index",
+    "peak_memory",
     "all_reduce",
     "require",
     "same_draws",

@@ -7,6 +7,7 @@ import jax
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._memory import PeakMemory
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
     all_reduce,
@@ -61,6 +62,19 @@ def mean_over(fn):
 
 def describe():
     return {"jax": f"{jax.__version__} on {jax.default_backend()}"}
+
+
+def peak_memory():
+    """Of an accelerator the peak is that of the whole process: ask in growing order."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu" or not device.memory_stats():
+        return PeakMemory()
+
+    def told():
+        found = device.memory_stats()
+        return found["peak_bytes_in_use"], found["bytes_in_use"], found.get("bytes_limit")
+
+    return PeakMemory(told)
 
 
 def process_index():

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._memory import PeakMemory
 from keras_regtools.backend._plain import cond, draws, process_index, same_draws, separate_step  # noqa: F401
 from keras_regtools.backend._tensorflow_hidden import hidden_operations
 from keras_regtools.backend._tensorflow_replicas import (  # noqa: F401
@@ -242,6 +243,17 @@ def _parts(element):
 def frozen_draws():
     """Seeds are variables here, and a functional call does not write variables."""
     return contextlib.nullcontext()
+
+
+def peak_memory():
+    if not tf.config.list_logical_devices("GPU"):
+        return PeakMemory()
+
+    def told():
+        found = tf.config.experimental.get_memory_info("GPU:0")
+        return found["peak"], found["current"], None  # no public name tells how much there is
+
+    return PeakMemory(told, lambda: tf.config.experimental.reset_memory_stats("GPU:0"))
 
 
 def describe():

@@ -7,6 +7,7 @@ import torch
 
 from keras_regtools.backend import _plain
 from keras_regtools.backend._loop import batch_by_batch
+from keras_regtools.backend._memory import PeakMemory
 from keras_regtools.backend._plain import (  # noqa: F401
     after,
     all_reduce,
@@ -132,6 +133,17 @@ def describe():
 def conditional_assign(condition, update, variables, others, given, assigned):
     if condition:
         _plain.assign(update, variables, others, given)
+
+
+def peak_memory():
+    if not torch.cuda.is_available():
+        return PeakMemory()
+
+    def told():
+        total = torch.cuda.get_device_properties(0).total_memory
+        return torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated(), total
+
+    return PeakMemory(told, torch.cuda.reset_peak_memory_stats)
 
 
 def watch_steps(model, due, watch):

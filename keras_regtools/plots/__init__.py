@@ -1,5 +1,6 @@
 """Pictures: records or a result in, an Axes out. matplotlib comes with the first one."""
 
+from keras_regtools.plots.batch_size import batch_size_suggestion, critical_batch_size
 from keras_regtools.plots.curvature import density
 from keras_regtools.plots.curves import accuracy, generalization_gap, loss, quantities
 from keras_regtools.plots.landscape import contour, line, surface
@@ -9,11 +10,7 @@ from keras_regtools.plots.layers import (
     gradient_norms,
     moving_distances,
 )
-from keras_regtools.plots.learning_rate import (
-    critical_batch_size,
-    learning_rate,
-    learning_rate_range,
-)
+from keras_regtools.plots.learning_rate import learning_rate, learning_rate_range
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 from keras_regtools.plots.sharpness import sharpness
@@ -29,6 +26,7 @@ __all__ = [
     "gradient_norms",
     "kernel_norms",
     "kernel_sparsity",
+    "batch_size_suggestion",
     "critical_batch_size",
     "learning_rate",
     "learning_rate_range",

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_regtools.plots.axes import AXES, legend, log_if_wide, note, on
 from keras_regtools.plots.picture import picture
-from keras_regtools.validation import Constraint, checked, has
+from keras_regtools.validation import Constraint, checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,43 +103,5 @@ def learning_rate_range(result: Any, ax: Any = None) -> Axes:
         ax.set_ylim(curves.min() - 0.1 * (start - curves.min()), top + 0.2 * abs(top))
     ax.set(xscale="log", title="Learning rate range test")
     ax.set(xlabel="learning rate", ylabel="loss of the batch before its update")
-    legend(ax)
-    return ax
-
-
-@checked(result=has("worse_from", "a `CriticalBatchSize`"), ax=AXES)
-def critical_batch_size(result: Any, noise: Any = None, ax: Any = None) -> Axes:
-    """How much worse the loss is for larger batches, with the noise scale beside it.
-
-    Args:
-        result: A `CriticalBatchSize`.
-        noise: What `measures.gradient_noise_scale` found, drawn as a band, or `None`.
-        ax: Matplotlib axes to draw on; those of a new figure by default.
-
-    Returns:
-        The axes, with a logarithmic horizontal axis.
-    """
-    ax = on(ax)
-    sizes, known = result.batch_sizes, np.isfinite(result.differences)
-    apart = result.differences[known]
-    ends = [apart - result.low[known], result.high[known] - apart]
-    told = f"mean of {result.repeats} orders, {result.confidence:.0%} interval"
-    ax.errorbar(sizes[known], apart, yerr=ends, marker="o", capsize=3, label=told)
-    if not known.all():
-        top = np.full(int((~known).sum()), ax.get_ylim()[1])
-        ax.plot(sizes[~known], top, "x", color="C3", markersize=9, label="diverged")
-    ax.axhline(0, color="black", linewidth=0.8)
-    told = f"critical batch size: {result.value:g}"
-    if np.isinf(result.worse_from):
-        told += " or above"
-    ax.axvline(result.value, color="C2", linestyle="--", label=told)
-    if noise is not None and np.isfinite(noise.value):
-        low, high = noise.interval
-        ax.axvline(noise.value, color="C1", linestyle=":", label=f"noise scale: {noise.value:.3g}")
-        ax.axvspan(max(low, 1e-3), min(high, 1e9), color="C1", alpha=0.15, linewidth=0)
-        sizes = [*sizes, noise.value]
-    ax.set_xlim(0.7 * min(sizes), 1.4 * max(sizes))
-    ax.set(xscale="log", xlabel="batch size", title="Larger batches from here")
-    ax.set_ylabel(f"loss less that of batch {result.batch_sizes[0]}")
     legend(ax)
     return ax
