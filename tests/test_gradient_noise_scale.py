@@ -244,3 +244,9 @@ def test_in_a_fit():
     assert len(history["noise_scale"]) == 2
     assert all(value > 0 for value in history["noise_scale"])
     assert "noise_scale/hidden/noise_scale" in callback.records.names()
+
+
+def test_where_there_is_neither_gradient_nor_noise_nothing_is_said():
+    found = noise_scale(of_gradients(np.zeros((8, 2), "float32")), 2)
+    assert math.isnan(found.value)
+    assert found.interval == (0.0, math.inf)

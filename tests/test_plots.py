@@ -128,7 +128,8 @@ each_plot = pytest.mark.parametrize(("plot", "records"), list(OF_RECORDS.items()
 
 def test_every_picture_is_in_the_tables_of_this_file():
     others = {"search", "density", "quantities", "learning_rate_range", *OF_LANDSCAPES}
-    others |= {"batch_size_suggestion", "critical_batch_size"}  # beside what they draw
+    others |= {"batch_size_suggestion", "critical_batch_size", "best_rates"}
+    others |= {"losses_by_rate", "speed_by_batch_size"}  # beside what they draw
     drawn = {plot.__name__ for plot in OF_RECORDS} | others
     assert drawn == set(plots.__all__)
 

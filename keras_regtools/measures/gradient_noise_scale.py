@@ -27,7 +27,8 @@ class GradientNoiseScale(Result):
     """Result of `gradient_noise_scale`.
 
     Attributes:
-        value: tr Σ / |G|², in samples; infinite where no gradient is seen behind the noise.
+        value: tr Σ / |G|², in samples; infinite where no gradient is seen behind the noise, NaN
+            where there is neither.
         interval: `(low, high)`, the confidence interval of it; `high` is infinite where the data
             do not tell the gradient from noise.
         confidence: Its level.
@@ -154,8 +155,9 @@ def gradient_noise_scale(
     with np.errstate(divide="ignore", invalid="ignore"):
         by_layer = np.where(norms > 0, traces / norms, np.nan)
     value = trace / norm if norm > 0 else math.inf
+    known = math.isfinite(trace) and not trace == norm == 0
     return GradientNoiseScale(
-        value=value if math.isfinite(trace) else math.nan,
+        value=value if known else math.nan,
         interval=interval,
         confidence=float(confidence),
         trace=trace,
@@ -264,7 +266,8 @@ def _fieller(trace, norm, traces, norms, confidence, rest=1.0):
     line = trace * norm - t * np.sum(apart[0] * apart[1])
     constant = trace**2 - t * np.sum(apart[0] ** 2)
     root = line**2 - square * constant
-    if root < 0 or (norm <= 0 and square > 0):  # every ratio fits, or none but infinity
+    if root < 0 or (norm <= 0 and square > 0) or square == line == 0:
+        # Every ratio fits, or none but infinity.
         return (0.0, math.inf)
     if square <= 0:  # the gradient may be zero: open above
         low = (line - math.sqrt(root)) / square if square else constant / (2 * line)

@@ -14,6 +14,7 @@ from keras_regtools.plots.learning_rate import learning_rate, learning_rate_rang
 from keras_regtools.plots.penalties import penalties
 from keras_regtools.plots.search import search
 from keras_regtools.plots.sharpness import sharpness
+from keras_regtools.plots.study import best_rates, losses_by_rate, speed_by_batch_size
 from keras_regtools.plots.weights import kernel_norms, kernel_sparsity
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "kernel_norms",
     "kernel_sparsity",
     "batch_size_suggestion",
+    "best_rates",
+    "losses_by_rate",
+    "speed_by_batch_size",
     "critical_batch_size",
     "learning_rate",
     "learning_rate_range",
