@@ -178,6 +178,8 @@ def one_of(name, value, options):
 
 def several(name, value, constraint):
     """`value` as a list, not empty, whose members are what a constraint wants."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"Argument `{name}` must be a list, not empty. Received: {name}={value!r}")
     return [constraint(name, member) for member in value]

@@ -1,5 +1,6 @@
 """The largest batch that costs nothing: branches against closed forms and numpy's descent."""
 
+import dataclasses
 import math
 
 import keras
@@ -37,6 +38,7 @@ def test_without_noise_the_losses_are_those_of_descent():
     np.testing.assert_allclose(found.rates, [0.02, 0.04, 0.16, 0.64, 1.28], rtol=1e-6)
     for losses in found.losses:
         wanted = (1 - 2 * found.rates) ** (2 * found.updates)
+        wanted[wanted > 4] = math.inf
         np.testing.assert_allclose(losses, wanted, rtol=1e-3, atol=1e-12)
     # 2.3e-7 is no more than 1.6e-7, to a millionth of the loss at the start; 14 is.
     assert (found.value, found.worse_from) == (128.0, 256.0)
@@ -217,4 +219,36 @@ def test_the_picture_shows_the_intervals_and_the_noise_scale_beside_them():
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert f"critical batch size: {found.value:g}" in " ".join(told)
     assert f"noise scale: {noise.value:.3g}" in told
-    plt.close(ax.figure)
+    low, high = noise.interval
+    agree = low < found.worse_from and high >= found.value
+    assert ax.get_title().endswith("the noise scale agrees" if agree else "disagrees")
+    for interval, said in (((1e6, 1e7), "disagrees"), ((found.value, 1e7), "agrees")):
+        other = dataclasses.replace(noise, interval=interval)
+        known = dataclasses.replace(found, worse_from=2 * found.value)
+        assert rt.plots.critical_batch_size(known, other).get_title().endswith(f"scale {said}")
+    plt.close("all")
+
+
+def test_a_branch_that_explodes_without_end_is_worse_whatever_its_spread():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(128, 6)).astype("float32")
+    y = x[:, :1] * 2 + rng.normal(size=(128, 1))
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.08), "mse")
+    model.set_weights([np.zeros((6, 1))])
+    found = critical(model, x, y, batch_size=4, factors=(1, 2, 16))
+    assert math.isinf(found.losses[0, 2])
+    assert (found.value, found.worse_from) == (8, 64)
+
+
+def test_what_cannot_be_compared_is_refused():
+    x = ones(64)
+    x[3] = np.nan
+    with pytest.raises(ValueError, match="Expected a finite loss at the weights as they are"):
+        critical(parabola("sgd"), x, np.zeros(64), batch_size=4, factors=(1, 2))
+    message = "Expected a first branch that trains, with batches of 4 at the rate 10"
+    with pytest.raises(ValueError, match=message):
+        critical(
+            parabola(keras.optimizers.SGD(10.0)), ones(64), np.zeros(64), batch_size=4,
+            factors=np.array([1, 2]), budget=64,
+        )  # fmt: skip

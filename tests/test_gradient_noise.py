@@ -272,3 +272,43 @@ def test_it_says_what_it_does(capsys):
         "LinearScalingLR: batch 2 × 4 accumulated for 2, adascale: from 0.1 to 0.4 at most, as the "
         "gain is\n"
     )
+
+
+def test_a_second_fit_goes_on_and_others_change_the_base_rate():
+    x = RNG(7).normal(0.3, 1, (60, 3)).astype("float32")
+
+    def run(parts, *others):
+        model = linear(3, rate=0.1)
+        model.set_weights([np.zeros((3, 1))])
+        found = []
+        for first, last in parts:
+            scaling = LinearScalingLR(2, 2, rule="adascale")
+            history = fit(model, x, [*others, scaling], initial_epoch=first, epochs=last).history
+            found += history["adascale/progress"]
+        return found, model.get_weights()[0][:, 0], history["learning_rate"][-1]
+
+    whole, weights, rate = run([(0, 4)])
+    parts, same, _ = run([(0, 2), (2, 4)])
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    np.testing.assert_allclose(same, weights, rtol=1e-5)
+
+    def halve(epoch, current):
+        return current / 2 if epoch == 2 else current
+
+    gains, _, halved = run([(0, 4)], keras.callbacks.LearningRateScheduler(halve))
+    np.testing.assert_allclose(gains, whole, rtol=1e-3)  # gains do not know of rates here
+    assert halved == pytest.approx(rate / 2, rel=1e-5)
+
+
+def test_nothing_to_train_and_nothing_looked_at():
+    model = linear(2)
+    model.layers[0].trainable = False
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss=output)
+    with pytest.raises(ValueError, match="Expected a model with trainable weights"):
+        fit(model, np.ones((8, 3), "float32"), [GradientNoise(2)])
+    noise = GradientNoise(2, every=1000)
+    x = RNG(0).normal(1.0, 1, (24, 3)).astype("float32")
+    history = fit(linear(2), x, [noise], epochs=2).history
+    traces = history["gradient_noise/trace"]
+    assert traces[0] == traces[1] > 0
+    assert math.isnan(noise.records.series("gradient_noise/trace")[1][1])

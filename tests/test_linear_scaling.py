@@ -576,3 +576,17 @@ def test_a_copy_of_a_scaled_model_is_not_scaled_again():
     assert rate(copy) == pytest.approx(0.4)
     fit(copy, 10, callbacks=[LinearScalingLR(4, 1, warmup_epochs=0)])
     assert rate(copy) == pytest.approx(0.4)
+
+
+def test_a_callback_of_an_earlier_fit_that_goes_away_leaves_the_present_one_alone():
+    model, held = slope_model(keras.optimizers.SGD(0.1)), [LinearScalingLR(4, 2, warmup_epochs=0)]
+    fit(model, callbacks=held)
+
+    def forget(epoch, logs=None):
+        held.clear()
+        gc.collect()
+
+    after = LinearScalingLR(4, 2, warmup_epochs=0)
+    before = weight(model)
+    fit(model, callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=forget), after])
+    assert weight(model) - before == pytest.approx(-10 * 0.2, rel=1e-5)

@@ -161,3 +161,20 @@ def test_the_picture_shows_all_three(found):
     assert f"noise scale: {found.noise_scale:.3g}" in told
     assert f"{found.value:.0f}" in told
     plt.close(ax.figure)
+
+
+def test_what_cannot_be_measured_is_refused():
+    broken = X.copy()
+    broken[3] = np.nan
+    with pytest.raises(ValueError, match="Expected a finite loss at the weights as they are"):
+        rt.suggest_batch_size(network(), broken, Y)
+    with pytest.raises(ValueError, match="Expected at least three samples"):
+        rt.suggest_batch_size(network(), X[:2], Y[:2])
+
+
+def test_without_a_gradient_the_fastest_size_is_suggested():
+    weights = np.zeros(256)
+    found = rt.suggest_batch_size(network(), X, Y, weights, batch_sizes=np.array([8, 64]), turns=2)
+    assert "is not known" in found.reasons[2]
+    assert found.value == found.batch_sizes[np.argmax(found.samples_per_second)]
+    assert found.reasons[3].endswith("the machine makes the most samples per second.")

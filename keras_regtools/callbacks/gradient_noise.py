@@ -33,10 +33,14 @@ class GradientNoise(ReadingCallback):
     or the replicas of a `tf.distribute` strategy. The gradients of S parts of b samples differ by
     their noise, whose variance σ² = tr Σ / b, and ‖ḡ‖² exceeds |G|² by σ² / S; see
     `measures.gradient_noise_scale`, which needs no parts and gives an interval. On every `every`-th
-    update both numbers are taken; their means since the last reading are divided. Records and
-    history get `gradient_noise/scale`, in samples, NaN where no gradient is seen behind the noise,
-    `gradient_noise/trace`, tr Σ, and `gradient_noise/squared_norm`, |G|². Batch normalization and
-    dropout act in the parts as they do in training. Parts are taken to be of one size.
+    update, from the first on, both numbers are taken; their means since the last reading are
+    divided. Of accumulated batches the last is set against the mean of the others, which has the
+    same expectation as the variance of all S, and about √(S − 1) times its error.
+
+    Records and history get `gradient_noise/scale`, in samples, NaN where no gradient is seen behind
+    the noise, `gradient_noise/trace`, tr Σ, and `gradient_noise/squared_norm`, |G|². If no update
+    was looked at, the records hold NaN and the history repeats the last value. Batch normalization
+    and dropout act in the parts as they do in training. Parts are taken to be of one size.
 
     Args:
         batch_size: What `fit` gets, on all replicas together.
@@ -47,7 +51,7 @@ class GradientNoise(ReadingCallback):
 
     Raises:
         ValueError: unknown `logs`, a size or number below 1; when the fit begins, a model that is
-            not compiled or not built, or whose steps have one part only.
+            not compiled or not built, has nothing trainable, or whose steps have one part only.
 
     Reference:
         [McCandlish et al., 2018](https://arxiv.org/abs/1812.06162).
@@ -80,6 +84,11 @@ class GradientNoise(ReadingCallback):
         model = keras_model(self.model, compiled=True)
         self._start()
         self.on_train_end()  # of a fit that was cut off
+        if not model.trainable_variables:
+            raise ValueError(
+                "Expected a model with trainable weights. "
+                f"Received: the model {model.name!r}, which has none"
+            )
         held = [base for one in held_optimizers(model) for base in base_optimizers(one)]
         replicas = backend.replica_count(model.variables[0])
         self._parts = parts_of(held[0], replicas)
@@ -107,14 +116,15 @@ class GradientNoise(ReadingCallback):
 
     def _read(self, epoch):
         with self.timed(epoch):
-            found = [hook.accumulator.read() for hook, _ in self._hooks]
-            if any(count for count, *_ in found):
-                variance, of_mean = (sum(float(mean[i]) for _, mean, _ in found) for i in (0, 1))
+            read = [hook.accumulator.read() for hook, _ in self._hooks]
+            if any(count for count, *_ in read):
+                variance, of_mean = (sum(float(mean[i]) for _, mean, _ in read) for i in (0, 1))
                 norm = of_mean - variance / self._parts
                 trace = self._size * variance
                 scale = trace / norm if norm > 0 else math.nan
                 numbers = (scale, trace, norm)
-                self._logged = dict(zip(_LOGS, map(finite_or_nan, numbers), strict=True))
-            elif not self._logged:
-                self._logged = dict.fromkeys(_LOGS, math.nan)
-            self.record(epoch, self._logged)
+                found = self._logged = dict(zip(_LOGS, map(finite_or_nan, numbers), strict=True))
+            else:
+                found = dict.fromkeys(_LOGS, math.nan)
+                self._logged = self._logged or found
+            self.record(epoch, found)

@@ -37,7 +37,8 @@ class GradientMonitor(ReadingCallback):
     the norms of each layer are taken. The records get, for each layer with trainable weights,
     `gradients/<layer>/gradient_norm` ‖g‖ before clipping, `clipped_norm` after it, `weight_norm`
     ‖w‖, `update_norm` ‖Δw‖ of the step the optimizer really made and `update_ratio` ‖Δw‖ / ‖w‖,
-    means over the updates looked at since the last reading, and `largest_gradient_norm`. The
+    means over the updates looked at since the last reading (NaN if there were none, where the
+    history repeats its last values), and `largest_gradient_norm`. The
     history gets `gradients/norm`, ‖g‖ of all layers together from these means,
     `gradients/clipped_norm` and `gradients/update_ratio`, the largest of the layers. Weights,
     optimizer state and files are those of a training without it. Compiled by XLA on TensorFlow,

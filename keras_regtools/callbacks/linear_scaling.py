@@ -49,8 +49,7 @@ class LinearScalingLR(RecordingCallback):
     with a warning, unless `base_learning_rate` is given. Of a model with optimizers of its own all
     are scaled; the logs get the rate of the first that makes steps.
 
-    An optimizer built with a learning-rate schedule keeps it, and the factor multiplies it; the
-    schedule itself is given back when the fit ends.
+    A schedule of the optimizer is multiplied by the factor, and given back when the fit ends.
 
     Args:
         batch_size: The batch size of this fit, a positive integer: what `fit` gets, on all replicas
@@ -62,8 +61,9 @@ class LinearScalingLR(RecordingCallback):
             the fit ([Malladi et al., 2022](https://arxiv.org/abs/2205.10287)); `"noise_scale"`,
             which ends where the noise does, see `noise_scale`; `"adascale"`, without a warm-up the
             gain, between 1 and k, that the parts of a step show, which are accumulated batches or
-            replicas ([Johnson et al., 2020](https://arxiv.org/abs/2007.05105)); the history then
-            gets `adascale/gain` and `adascale/progress`; or a function of k.
+            replicas ([Johnson et al., 2020](https://arxiv.org/abs/2007.05105)): others change its
+            base rate, the history gets `adascale/gain` and `adascale/progress`, which a resumed run
+            keeps beside a `Report` alone; or a function of k.
         noise_scale: For that rule, B_noise as `measures.gradient_noise_scale` gives it, a number or
             its result: the rate is proportional to B / (B + B_noise).
         warmup_epochs: Length T of the warm-up in epochs, zero or above; 0 starts at the target.
@@ -195,11 +195,10 @@ class LinearScalingLR(RecordingCallback):
         self._begun_at, self._warned = self.step(), False
 
     def _put_in(self, places, kept):
-        """Put the scaling into the optimizers, for this fit."""
         optimizers = [optimizer for optimizer, *_ in self._starts]
         if self.rule == "adascale":
-            rates = [(one, base) for one, (_, base) in zip(optimizers, places, strict=True)]
-            self._gains = AdaScale(self.model, rates, self._parts, kept)
+            bases = [base for _, base in places]
+            self._gains = AdaScale(self.model, optimizers, bases, self._parts, kept)
             self._until_the_end(self._gains.end)
             return self._gains.begin(self.model)
         for optimizer, (start, base) in zip(optimizers, places, strict=True):
@@ -214,9 +213,10 @@ class LinearScalingLR(RecordingCallback):
 
     def _until_the_end(self, undo):
         """Undone at the end of the fit, when the next begins, or as soon as this object goes."""
-        weakref.finalize(self, undo).atexit = False
-        bind(self.model, undo)
-        self._undo.append(undo)
+        once = weakref.finalize(self, undo)
+        once.atexit = False
+        bind(self.model, once)
+        self._undo.append(once)
 
     def _announce(self, base, made):
         warn_of_long_warmup(self._warmup_end, made, self.params or {})
@@ -238,7 +238,7 @@ class LinearScalingLR(RecordingCallback):
             self._follow_others()
 
     def _follow_others(self):
-        """Correct the momentum after another callback has changed the rate between two epochs."""
+        """Correct the momentum after another callback has changed the rate."""
         optimizer = training_optimizer(self.model)
         rate = read_rate(optimizer)
         if self.momentum_correction and schedule_of(base_optimizers(optimizer)[0]) is None:
@@ -273,7 +273,7 @@ class LinearScalingLR(RecordingCallback):
         if self._gains is not None:
             gains = {f"adascale/{n}": float(getattr(self._gains, n)) for n in ("gain", "progress")}
             self.record(epoch, gains)
-            self.records.keep("adascale", list(self._gains.state))
+            self.records.keep("adascale", self._gains.state)
             self.tell(logs, gains, ())
 
     def _warn_of_standing_still(self):

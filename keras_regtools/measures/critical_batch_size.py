@@ -36,6 +36,7 @@ _RULES = ("linear", "sqrt")
 _UPDATES = 16  # of the largest batch, unless the budget is given
 _EVALUATED = 4096  # samples whose loss is compared
 _ROUNDING = 1e-6  # of the loss at the start: smaller differences are none
+_DIVERGED = 4.0  # times the loss at the start
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,7 +48,8 @@ class CriticalBatchSize(Result):
         worse_from: The smallest batch size above it, whose branch is worse; infinite if none is.
         batch_sizes: Array, k B for each branch, in samples of an update.
         rates: Array, the learning rate of each.
-        losses: Array, `(repeats, branches)`: the loss at the end; infinite if it diverged.
+        losses: Array, `(repeats, branches)`: the loss at the end; infinite where it is not finite
+            or four times the loss at the start.
         differences: Array, by branch the mean of the loss less that of the first branch.
         low, high: Arrays, the confidence interval of it, paired over the repeats.
         confidence: Its level.
@@ -101,8 +103,9 @@ def critical_batch_size(
     From one state of weights and optimizer, branches are trained with the batch k B at the rate
     f(k) η that the rule gives it, each on the same samples in the same order, as in
     [Merrill et al., 2025](https://arxiv.org/abs/2505.23971). Then the loss on the training data is
-    compared, as a difference within each repeat, which has an order of its own. A branch is worse
-    when the whole confidence interval of its mean difference to the first is above zero; few
+    compared (on at most 4,096 samples, in the mode `"batch_statistics"`), as a difference within
+    each repeat, which has an order of its own. A branch is worse when the whole confidence interval
+    of its mean difference to the first is above zero, or when it diverges in any repeat; few
     repeats find few differences. With the rate, velocities are corrected. Afterwards the model is
     what it was: see `find_learning_rate`.
 
@@ -114,8 +117,8 @@ def critical_batch_size(
         x, y, sample_weight: The training data, arrays.
         batch_size: B, of the training so far; with accumulated gradients what `fit` gets.
         factors: The k, growing from 1.
-        rule: `"linear"`, `"sqrt"` or a function of k; by default `"sqrt"` for Adam and its kin, and
-            `"linear"` for others.
+        rule: `"linear"`, `"sqrt"` or a function of k; by default `"linear"` for SGD and `"sqrt"`
+            for all others.
         budget: Samples that each branch sees, rounded down to whole updates of the largest batch;
             16 of these by default.
         repeats: How many orders of the samples, 2 or above.
@@ -129,7 +132,8 @@ def critical_batch_size(
     Raises:
         TypeError: not a Keras model.
         ValueError: a model that is not built or compiled, a dataset, an argument out of its range,
-            a budget below the largest batch, or fewer samples than it has.
+            a budget below the largest batch, fewer samples than it has, a loss that is not finite,
+            or a first branch that diverges.
 
     Example:
 
@@ -173,6 +177,12 @@ def critical_batch_size(
     changes = [rate_factor(rule, k, 1) for k in factors]
     surface = LossSurface(model, data.subsample(_EVALUATED, seed), mode="batch_statistics")
     losses, start = np.empty((repeats, len(factors))), surface.value()
+    if not math.isfinite(start):
+        raise ValueError(
+            f"Expected a finite loss at the weights as they are. Received: {start}. Look at the "
+            "data."
+        )
+    most = start + (_DIVERGED - 1) * abs(start)
     bar = keras.utils.Progbar(repeats * len(factors), unit_name="branch") if verbose else None
     with restored(model) as reset:
         rates = [float(np.asarray(ops.convert_to_numpy(o.learning_rate))) for o in optimizers]
@@ -181,7 +191,13 @@ def critical_batch_size(
             for i, k in enumerate(factors):
                 reset()
                 _change_rates(model, optimizers, rates, changes[i])
-                losses[repeat, i] = _trained(model, ordered.rebatched(k * batch_size), surface)
+                branch = ordered.rebatched(k * batch_size)
+                losses[repeat, i] = _trained(model, branch, surface, most)
+                if i == 0 and math.isinf(losses[repeat, 0]):
+                    raise ValueError(
+                        f"Expected a first branch that trains, with batches of {batch_size} at the "
+                        f"rate {rates[0]:.3g}. Received: one that diverged from {start:.3g}"
+                    )
                 if bar is not None:
                     bar.add(1)
     sizes = np.array(factors) * batch_size * parts
@@ -240,12 +256,12 @@ class _Constant(keras.optimizers.schedules.LearningRateSchedule):
         return self._rate
 
 
-def _trained(model, data, surface):
-    """The loss after a pass over the data, infinite where it is no number."""
+def _trained(model, data, surface, most):
+    """The loss after a pass over the data, infinite where it is no number or above `most`."""
     for x, y, weight, _ in data:
         model.train_on_batch(x, y, sample_weight=weight)
     loss = surface.value()
-    return loss if math.isfinite(loss) else math.inf
+    return loss if math.isfinite(loss) and loss <= most else math.inf
 
 
 def _paired(losses, confidence):

@@ -19,7 +19,8 @@ def critical_batch_size(result: Any, noise: Any = None, ax: Any = None) -> Axes:
 
     Args:
         result: A `CriticalBatchSize`.
-        noise: What `measures.gradient_noise_scale` found, drawn as a band, or `None`.
+        noise: What `measures.gradient_noise_scale` found, drawn as a band, or `None`. The title
+            says whether its interval meets that from the critical size to the next one.
         ax: Matplotlib axes to draw on; those of a new figure by default.
 
     Returns:
@@ -27,6 +28,7 @@ def critical_batch_size(result: Any, noise: Any = None, ax: Any = None) -> Axes:
     """
     ax = on(ax)
     sizes, known = result.batch_sizes, np.isfinite(result.differences)
+    title = "Larger batches from here"
     apart = result.differences[known]
     ends = [apart - result.low[known], result.high[known] - apart]
     told = f"mean of {result.repeats} orders, {result.confidence:.0%} interval"
@@ -44,8 +46,10 @@ def critical_batch_size(result: Any, noise: Any = None, ax: Any = None) -> Axes:
         ax.axvline(noise.value, color="C1", linestyle=":", label=f"noise scale: {noise.value:.3g}")
         ax.axvspan(max(low, 1e-3), min(high, 1e9), color="C1", alpha=0.15, linewidth=0)
         sizes = [*sizes, noise.value]
+        agree = low < result.worse_from and high >= result.value
+        title += f": the noise scale {'agrees' if agree else 'disagrees'}"
     ax.set_xlim(0.7 * min(sizes), 1.4 * max(sizes))
-    ax.set(xscale="log", xlabel="batch size", title="Larger batches from here")
+    ax.set(xscale="log", xlabel="batch size", title=title)
     ax.set_ylabel(f"loss less that of batch {result.batch_sizes[0]}")
     legend(ax)
     return ax

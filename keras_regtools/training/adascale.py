@@ -2,10 +2,17 @@
 
 import functools
 import weakref
+from typing import Any
+
+import numpy as np
+from keras import ops
 
 from keras_regtools.training.fit import release_hook, watch_hooks
 from keras_regtools.training.gradient_noise import NoiseHook, parts_of
 from keras_regtools.training.optimizer_hooks import add_hook
+
+# What the gains of each optimizer were, so that a second fit goes on.
+GAINS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def adascale_gain(variance, squared_norm, parts):
@@ -37,9 +44,12 @@ class AdaScale:
 
     Args:
         model: The model.
-        rates: List of pairs of an optimizer and its base rate.
+        optimizers: The base optimizers.
+        bases: Their base rates.
         parts: S.
         kept: The state of a run that goes on, or `None`.
+
+    A rate that another callback has set meanwhile is taken for a change of the base rate.
 
     Attributes:
         end: A function that takes it out of the optimizers.
@@ -47,11 +57,12 @@ class AdaScale:
         progress: Σ r: how many steps of one part the steps so far are worth.
     """
 
-    def __init__(self, model, rates, parts, kept=None):
-        self._rates, self._parts = rates, parts
-        self._variance, self._norm, self.progress = kept or (None, None, 0.0)
+    def __init__(self, model, optimizers, bases, parts, kept=None):
+        self._rates, self._parts = list(zip(optimizers, bases, strict=True)), parts
+        state = GAINS.get(optimizers[0]) or kept or (None, None, 0.0, 1.0)
+        self._variance, self._norm, self.progress, self._change = state
+        self._last = []
         self._hooks = []
-        optimizers = [optimizer for optimizer, _ in rates]
         for optimizer in optimizers:
             hook = NoiseHook(model.trainable_variables, 1, model.jit_compile)
             add_hook(optimizer, hook)
@@ -67,7 +78,7 @@ class AdaScale:
     @property
     def state(self):
         """What a run that goes on begins with."""
-        return self._variance, self._norm, self.progress
+        return [self._variance, self._norm, self.progress, self._change]
 
     @property
     def gain(self):
@@ -82,6 +93,7 @@ class AdaScale:
         if not count:
             return
         self.progress += self.gain * count
+        self._follow_others()
         variance, of_mean = (float(sum(mean[i] for _, mean, _ in found)) for i in (0, 1))
         norm = of_mean - variance / self._parts
         if variance * 0 + norm * 0 != 0:  # not finite: say of a loss scale that is found out
@@ -91,11 +103,22 @@ class AdaScale:
             keep, self._variance, self._norm = 0.0, 0.0, 0.0
         self._variance = keep * self._variance + (1 - keep) * variance
         self._norm = keep * self._norm + (1 - keep) * norm
+        GAINS[self._rates[0][0]] = self.state
         self._set()
+
+    def _follow_others(self):
+        now = _read(self._rates[0][0])
+        if self._last and self._last[0] > 0 and abs(now / self._last[0] - 1) > 1e-5:
+            self._change *= now / self._last[0]
 
     def _set(self):
         for optimizer, base in self._rates:
-            optimizer.learning_rate = base * self.gain
+            optimizer.learning_rate = base * self._change * self.gain
+        self._last = [_read(optimizer) for optimizer, _ in self._rates]
+
+
+def _read(optimizer):
+    return float(np.asarray(ops.convert_to_numpy(optimizer.learning_rate)))
 
 
 def _take_out(hooks):

@@ -153,6 +153,8 @@ def refuse_rivals(callback, kind, callbacks, warmup_steps):
         raise ValueError(
             f"Expected one `{kind.__name__}` in a fit, as it sets the rate. Received: {len(same)}"
         )
+    if callback.rule == "adascale":  # for which what others set is the base rate
+        return
     if any(isinstance(c, keras.callbacks.LearningRateScheduler) for c in callbacks):
         warnings.warn(
             f"`LearningRateScheduler` and `{kind.__name__}` both set the rate: for "

@@ -122,7 +122,8 @@ def suggest_batch_size(
     Raises:
         TypeError: not a Keras model.
         ValueError: a model that is not built or compiled, a dataset, an argument out of its range,
-            fewer samples than the largest size, or a limit below what the smallest one takes.
+            fewer samples than the largest size or than three, a loss that is not finite, or a limit
+            below what the smallest size takes.
 
     Example:
 
@@ -139,6 +140,7 @@ def suggest_batch_size(
     data = as_batches(x, y, sample_weight, _SMALLEST).rebatched(_SMALLEST)
     sizes = _sizes(batch_sizes, data.samples)
     parts = base_optimizers(model.optimizer)[0].gradient_accumulation_steps or 1
+    _refuse_unmeasurable(model, data)
     shuffled, begin = data.shuffled(seed), time.perf_counter()
     with restored(model):
         memory = backend.peak_memory()
@@ -191,6 +193,20 @@ def _limit(memory, given):
     return math.nan if memory.room is None else _SHARE_OF_ROOM * memory.room
 
 
+def _refuse_unmeasurable(model, data):
+    """Say what is wrong with data or model before anything is tried with them."""
+    if data.samples < 3:
+        raise ValueError(
+            f"Expected at least three samples, whose gradients differ. Received: {data.samples}"
+        )
+    loss = LossSurface(model, data.first(_SMALLEST)).value()
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"Expected a finite loss at the weights as they are. Received: {loss}. Look at the "
+            "data."
+        )
+
+
 def _noise(model, data, seed):
     micro = max(1, min(_SMALLEST, data.samples // 8))
     chosen = data.subsample(_NOISE_SAMPLES, seed)
@@ -217,9 +233,13 @@ def _suggestion(sizes, taken, speeds, noise, limit, fits, parts, turns, seed):
         f"From {knee} samples on the machine makes nine tenths of the {speed.max():.0f} samples "
         f"per second that it made at most; up to {sizes[-1]} samples were tried.",
         f"The gradient noise scale is {scale:.3g} (95 %: {low:.3g} to {high:.3g}): far above it "
-        "more samples in a batch save no steps.",
+        "more samples in a batch save no steps."
+        if math.isfinite(scale)
+        else "The gradient noise scale is not known: no gradient is seen behind the noise.",
         f"With {best} samples (samples + noise scale) / (samples per second) is least: the time to "
-        "a loss, if the rate follows the batch.",
+        "a loss, if the rate follows the batch."
+        if math.isfinite(scale)
+        else f"With {best} samples the machine makes the most samples per second.",
     )
     return BatchSizeSuggestion(
         value=float(best),

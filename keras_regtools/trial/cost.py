@@ -10,6 +10,7 @@ from keras_regtools.forward import all_layers
 
 _KEPT = 2  # times the outputs of all layers: a step keeps them and makes their gradients
 _SURPRISE = 2  # how much more a step may take than that
+_SEEN = 2**22  # bytes: less is lost in what the process has free
 _TURN = 0.03  # seconds that one size is timed for, at least
 
 
@@ -69,6 +70,6 @@ def fits(sizes, needs, limit, least):
     if not math.isfinite(limit) or not np.isfinite(needs).all():
         return math.nan
     slope = max(least, _slope(sizes, needs) if len(sizes) > 1 else 0.0)
-    if slope <= 0:  # too small to be seen
+    if slope <= 0 or needs[-1] < _SEEN:
         return math.inf
     return float(sizes[-1] + math.floor((limit - needs[-1]) / slope))
