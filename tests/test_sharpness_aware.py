@@ -1,10 +1,6 @@
 """Sharpness-aware minimization in fit, by hand, by numpy, and against plain fits."""
 
 import copy
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -528,42 +524,3 @@ def test_modules_of_pytorch_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="with PyTorch modules in"):
         fitted(model, SAM(0.1), x, x[:, :2])
-
-
-_REPLICAS = """
-import numpy as np
-import tensorflow as tf
-import keras
-import keras_regtools as rt
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="net")
-    model.compile("sgd", "mse")
-x = np.ones((4, 1), "float32")
-try:
-    model.fit(x, x, callbacks=[rt.callbacks.SharpnessAwareMinimization()], verbose=0)
-except ValueError as error:
-    print("told:", error)
-model.fit(x, x, verbose=0)
-print("and trains without it")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="replicas are TensorFlow's here"
-)
-def test_a_replicated_model_is_refused():
-    root = pathlib.Path(__file__).parents[1]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
-    script = [sys.executable, "-c", _REPLICAS]
-    done = subprocess.run(
-        script, cwd=root, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == [
-        "told: Expected a model that is not replicated: each replica would take a step of its own. "
-        "Received: the model 'net' on 2 replicas",
-        "and trains without it",
-    ]

@@ -159,7 +159,7 @@ def test_the_picture_shows_all_three(found):
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert f"knee: {found.knee:.0f}" in told
     assert f"noise scale: {found.noise_scale:.3g}" in told
-    assert f"{found.value:.0f}" in told
+    assert f"suggested: {found.value:.0f}" in told
     plt.close(ax.figure)
 
 

@@ -18,19 +18,18 @@ SYNCHRONIZED = keras.backend.backend() == "tensorflow"  # JAX sees one batch
 callbacks = rt.callbacks
 
 
-def network(scope, optimizer, penalty=None, rate=None):
+def network(scope, optimizer, penalty=None, normalized=True):
     keras.utils.set_random_seed(1)
-    penalty = penalty or rt.regularizers.L2(1e-3)
+    penalty, norm = penalty or rt.regularizers.L2(1e-3), keras.layers.BatchNormalization
     with scope():
         model = keras.Sequential(
             [
                 keras.Input((8, 8, 1)),
                 keras.layers.Conv2D(4, 3, kernel_regularizer=penalty, name="conv"),
-                keras.layers.BatchNormalization(synchronized=SYNCHRONIZED, name="norm"),
+                *([norm(synchronized=SYNCHRONIZED, name="norm")] if normalized else []),
                 keras.layers.Activation("relu", name="relu"),
                 keras.layers.Flatten(),
                 keras.layers.Dense(8, activation="tanh", name="middle"),
-                *([] if rate is None else [rt.layers.Dropout(rate)]),
                 keras.layers.Dense(3, name="last"),
             ]
         )
@@ -85,7 +84,7 @@ def measured(model):
 
 def acting(scope):
     """What acts on a training: zeros by proximal steps, held zeros, a dropout that changes."""
-    model, _ = network(scope, sgd, rt.regularizers.L1(2e-2, proximal=True), 0.0)
+    model, _ = network(scope, sgd, rt.regularizers.L1(2e-2, proximal=True))
     fit(model, epochs=4)
     found = {"acting/zeros": [np.mean(w == 0) for w in model.get_weights()]}
     rt.regularizers.hold_zeros(model)
@@ -94,6 +93,19 @@ def acting(scope):
     smaller = rt.shrink(rt.strip(model))
     found["acting/shrunk"] = np.asarray(smaller.predict(X, verbose=0))
     found["acting/recalibrated"] = rt.recalibrate(model, X).predict(X, verbose=0)
+    sam = callbacks.SharpnessAwareMinimization
+    for name, callback in {
+        "sam": sam(0.1), "every": sam(0.1, every=2), "adaptive": sam(0.2, adaptive=True),
+        "parts": sam(0.1, m=8), "watched": sam(0.1, every=2),
+    }.items():  # fmt: skip
+        # In parts batch normalization would use each part's moments, or those of two.
+        minimized, _ = network(scope, sgd, normalized=name != "parts")
+        used = [callback]
+        if name in ("sam", "watched"):
+            used.append(callbacks.GradientMonitor(every=1))
+        history = fit(minimized, callbacks=used).history
+        found |= {f"acting/{name}/{key}": values for key, values in history.items()}
+        found |= {f"acting/{name}/{i}": w for i, w in enumerate(minimized.get_weights())}
     rates = rt.find_learning_rate(model, X, Y, batch_size=32, steps=20, orders=2, edge=True)
     found |= {"acting/rates": rates.smoothed, "acting/edge": rates.edge}
     return found

@@ -68,13 +68,13 @@ class SharpnessAwareMinimization(RecordingCallback):
         m: Samples per part: each part takes a step of its own and the mean of their gradients
             counts (m-sharpness), at the cost of one gradient more. Each part draws masks of its
             own. It is meant for losses that are means over samples: parts count by their numbers
-            of samples. `None` for the whole batch.
+            of samples. `None` for the whole batch, of all replicas together; parts are of the
+            samples of one replica.
 
     Raises:
         ValueError: a ρ that is negative or not finite, `every` or `m` that is no positive integer;
-            when the fit begins, a model that is not compiled, one that holds PyTorch modules, a
-            second callback of this kind, or a model that is replicated by a
-            `tf.distribute` strategy, where each replica would take a step of its own.
+            when the fit begins, a model that is not compiled, one that holds PyTorch modules, or
+            a second callback of this kind.
 
     Example:
 
@@ -128,13 +128,6 @@ class SharpnessAwareMinimization(RecordingCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = keras_model(self.model, built=False, compiled=True)
-        strategy = getattr(model, "distribute_strategy", None)
-        replicas = getattr(strategy, "num_replicas_in_sync", 1)
-        if replicas > 1:
-            raise ValueError(
-                "Expected a model that is not replicated: each replica would take a step of its "
-                f"own. Received: the model {model.name!r} on {replicas} replicas"
-            )
         wrapped = [la.name for la in all_layers(model) if isinstance(la, _OF_TORCH)]
         if wrapped:
             raise ValueError(
@@ -189,6 +182,8 @@ def _branches_are_slow(model):
 
     A loss scale skips updates, which a count of the calls does not see.
     """
+    if backend.replica_count(model.variables[0]) > 1:  # which cannot add up in a branch
+        return True
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     return bool(model.jit_compile) and model.steps_per_execution == 1 and not scaled
 

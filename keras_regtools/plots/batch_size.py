@@ -82,8 +82,8 @@ def batch_size_suggestion(result: Any, ax: Any = None) -> Axes:
         ax.axvline(result.noise_scale, color="C1", linestyle=":", label=told)
         ax.axvspan(max(low, 1e-3), min(high, 1e9), color="C1", alpha=0.12, linewidth=0)
         ends.append(result.noise_scale)
-    at = float(speed[list(sizes).index(result.value)])
-    ax.plot([result.value], [at], "*", color="black", markersize=13, label=f"{result.value:.0f}")
+    at, told = float(speed[list(sizes).index(result.value)]), f"suggested: {result.value:.0f}"
+    ax.plot([result.value], [at], "*", color="black", markersize=13, label=told)
     ax.set_xlim(0.7 * min(ends), 1.4 * max(ends))
     ax.set(xscale="log", yscale="log", title="How large a batch?")
     ax.set(xlabel="batch size", ylabel="samples per second")

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 
 import keras
 from keras import ops, tree
@@ -68,7 +69,8 @@ class SharpnessAwareHook:
     def __init__(self, model, rho, adaptive, every, m):
         self.model, self.rho, self.adaptive = model, rho, adaptive
         self.every, self.m = every, m
-        self._batch, self._due, self._made, self._steps = None, None, 0, 1
+        self._due, self._made, self._steps = None, 0, 1
+        self._batches = {}  # by thread: each replica is traced in one of its own
 
     # As the turns of `alternate_steps`.
 
@@ -90,17 +92,18 @@ class SharpnessAwareHook:
     def __call__(self, data):
         """At the beginning of a step: what the clean pass will change is kept."""
         if self._due is False:  # a step compiled as a plain one
-            self._batch = None
+            self._batches.pop(threading.get_ident(), None)
             return
         model = self.model()
         state = [*model.non_trainable_variables, *model.metrics_variables, *_held_apart(model)]
         pairs = [(v, _copied(v)) for v in state]
         rho = ops.convert_to_tensor(self.rho())
-        self._batch = (data, pairs, rho, backend.draws())
+        self._batches[threading.get_ident()] = (data, pairs, rho, backend.draws())
 
     def exchange(self, optimizer, gradients, variables):
         """The gradients to update with, in place of those of the clean pass."""
-        if self._batch is None:
+        batch = self._batches.get(threading.get_ident())
+        if batch is None:
             return gradients
         model = self.model()
         trained = list(model.trainable_variables)
@@ -112,10 +115,18 @@ class SharpnessAwareHook:
         if not clean:
             return gradients
         weights = [v * 1 for v in trained]
-        batch, self._batch = self._batch, None
+        del self._batches[threading.get_ident()]
         used = {id(own[i]) for i in places}
         chosen = [id(v) in used for v in trained]
         scale = optimizer.scale_loss(ops.ones((), "float32"))
+        if backend.replica_count(trained[0]) > 1:
+            new = self._of_replicas(batch, weights, chosen, clean, scale)
+            if self.every > 1 and self._due is None:  # each step has to do it, as in no branch
+                due = self._is_due(optimizer)
+                new = [ops.where(due, n, c) for n, c in zip(new, clean, strict=True)]
+            for i, gradient in zip(places, new, strict=True):
+                gradients[i] = gradient
+            return gradients
 
         def exchanged():
             new = self._gradients(batch, weights, chosen, clean, scale)
@@ -124,15 +135,26 @@ class SharpnessAwareHook:
             return [ops.where(finite, n, c) for n, c in zip(new, clean, strict=True)]
 
         if self.every > 1 and self._due is None:
-            base = base_optimizers(optimizer)[0]
-            steps = base.gradient_accumulation_steps or 1
-            due = ops.equal(ops.mod(iteration(base) // steps, self.every), 0)
-            new = backend.cond(due, exchanged, lambda: clean)
+            new = backend.cond(self._is_due(optimizer), exchanged, lambda: clean)
         else:
             new = exchanged()
         for i, gradient in zip(places, new, strict=True):
             gradients[i] = gradient
         return gradients
+
+    def _is_due(self, optimizer):
+        base = base_optimizers(optimizer)[0]
+        steps = base.gradient_accumulation_steps or 1
+        return ops.equal(ops.mod(iteration(base) // steps, self.every), 0)
+
+    def _of_replicas(self, batch, weights, chosen, clean, scale):
+        """The step is that of the whole gradient, and all replicas take the new ones, or none."""
+        whole = backend.all_reduce(clean)
+        new = self._gradients(batch, weights, chosen, whole, scale)
+        new = [ops.cast(n, c.dtype) for n, c in zip(new, clean, strict=True)]
+        broken = ops.any(ops.stack([ops.any(~ops.isfinite(t)) for t in (*whole, *new)]))
+        (broken,) = backend.all_reduce([ops.cast(broken, "float32")])
+        return [ops.where(broken > 0, c, n) for n, c in zip(new, clean, strict=True)]
 
     def _gradients(self, batch, weights, chosen, clean, scale):
         data, state, rho, draws = batch
