@@ -275,6 +275,10 @@ def test_a_directory_of_another_study_is_refused(found):
         "there and 3 here"
     )
     assert json.loads((directory / "study.json").read_text())["epochs"] == 2
+    with pytest.raises(ValueError, match="Expected a directory of the same study.*with data="):
+        study(full_batch=True).run(
+            -X, Y, validation_data=(X[:16], Y[:16]), epochs=2, verbose=0, directory=directory
+        )
 
 
 def test_the_pictures_show_the_study(found):
@@ -292,3 +296,43 @@ def test_the_pictures_show_the_study(found):
     )
     assert f"knee: {result.knee}" in [t.get_text() for t in ax.get_legend().get_texts()]
     plt.close("all")
+
+
+def dropping():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16), keras.layers.Dropout(0.5)])
+    model.add(keras.layers.Dense(3, activation="softmax"))
+    return model
+
+
+def test_a_study_repeats_itself_with_dropout_too(tmp_path):
+    found = [
+        run(BatchSizeStudy(dropping, [4, 16], [0.01, 0.1], seeds=[3]), tmp_path / name)
+        for name in "ab"
+    ]
+    np.testing.assert_allclose(*(one.trials["val_loss"] for one in found), rtol=1e-5)
+    assert found[0].exponent_interval == (-math.inf, math.inf)  # of one seed
+    assert "want small rates: undecided" in found[0].sentences[1]
+
+
+def test_when_everything_diverges_nothing_is_said(tmp_path):
+    def steep():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    one = BatchSizeStudy(steep, [4, 16], [1e18, 1e20], seeds=2)
+    y = X[:, :1]
+    result = one.run(X, y, validation_data=(X, y), epochs=2, directory=tmp_path, verbose=0)
+    assert all(": undecided" in sentence for sentence in result.sentences)
+    assert result.table["steps_to_target"].isna().all()
+
+
+def test_seeds_targets_and_files_that_are_none(tmp_path):
+    for seeds in ([], [-1], "ab"):
+        with pytest.raises(ValueError, match="Argument `seeds` must be"):
+            BatchSizeStudy(model_fn, [4, 16], [0.1, 0.2], seeds=seeds)
+    with pytest.raises(ValueError, match="Argument `target` must be"):
+        run(study(), tmp_path, target=math.nan)
+    (tmp_path / "study.json").write_text('{"epochs"')
+    with pytest.raises(ValueError, match="Expected the settings of a study in"):
+        run(study(), tmp_path)

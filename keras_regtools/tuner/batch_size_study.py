@@ -12,11 +12,13 @@ from keras_regtools.keras_internals import rate_of_steps
 from keras_regtools.training import base_optimizers, restored
 from keras_regtools.tuner.shared_trials import SharedTrials
 from keras_regtools.tuner.study_result import BatchSizes, result_of
-from keras_regtools.tuner.study_trials import Runner
+from keras_regtools.tuner.study_trials import Runner, description, fingerprint
 from keras_regtools.validation import (
+    Constraint,
     flag,
     keras_model,
     one_of,
+    optional,
     path,
     positive,
     positive_integer,
@@ -24,6 +26,7 @@ from keras_regtools.validation import (
 )
 
 _RULES = ("linear", "sqrt")
+_seed = Constraint("an integer from 0 to 2**32 - 1", lambda v: 0 <= v < 2**32, int)
 
 
 class BatchSizeStudy:
@@ -41,7 +44,9 @@ class BatchSizeStudy:
         learning_rates: The rates that each is trained with, growing; a factor of 2 to 4 apart, and
             so many that the best of no size is the first or the last.
         rules: Names of rules to judge: `"linear"`, `"sqrt"`.
-        seeds: How many starts, or a list of seeds. Each is a start and orders of the samples.
+        seeds: How many starts, or a list of seeds. Each is a start, orders of the samples and
+            masks of dropout. They are set by `keras.utils.set_random_seed`; afterwards Keras'
+            global seed is another one.
         full_batch: Whether all samples as one batch are a size, too.
         loss: The loss for a model that is not compiled.
 
@@ -84,10 +89,10 @@ class BatchSizeStudy:
         self.batch_sizes = _growing("batch_sizes", batch_sizes, positive_integer)
         self.learning_rates = _growing("learning_rates", learning_rates, positive)
         self.rules = [one_of("rules", rule, _RULES) for rule in rules]
-        if isinstance(seeds, (list, tuple)):
-            self.seeds = list(dict.fromkeys(int(seed) for seed in seeds))
-        else:
+        if isinstance(seeds, int):
             self.seeds = list(range(positive_integer("seeds", seeds)))
+        else:
+            self.seeds = sorted(set(several("seeds", seeds, _seed)))
         self.full_batch = flag("full_batch", full_batch)
 
     def run(
@@ -117,9 +122,10 @@ class BatchSizeStudy:
 
         Raises:
             ValueError: data that are no arrays, no validation data, fewer samples than the largest
-                batch, or a directory with another study.
+                batch, or a directory with another study: other settings, data or networks.
         """
         epochs = positive_integer("epochs", epochs)
+        target = optional(positive)("target", target)
         if not is_arrays(x):
             raise ValueError(
                 "Expected arrays as `x`, because each trial has its own batch size. "
@@ -136,9 +142,11 @@ class BatchSizeStudy:
                 f"Received: {count}"
             )
         sizes = sorted({*self.batch_sizes, *([count] if self.full_batch else [])})
+        model = self._model()
         settings = {
             "batch_sizes": sizes, "learning_rates": self.learning_rates, "seeds": self.seeds,
             "epochs": epochs, "samples": count,
+            "data": fingerprint((x, y), validation_data), "model": description(model),
         }  # fmt: skip
         trials = {
             f"batch_{size}-rate_{rate:.6g}-seed_{seed}": (size, rate, seed)
@@ -150,13 +158,11 @@ class BatchSizeStudy:
         if all(shared.result(name) is not None for name in trials):
             rows = {name: shared.result(name) for name in trials}
         else:
-            rows = self._trained(shared, trials, (x, y), validation_data, epochs, verbose)
+            runner = Runner(model, self.model_fn, (x, y), validation_data, epochs)
+            rows = self._trained(shared, trials, runner, verbose)
         return result_of([rows[name] for name in trials], self.rules, target)
 
-    def _trained(self, shared, trials, data, validation, epochs, verbose):
-        model = self._model()
-        runner = Runner(model, self.model_fn, data, validation, epochs)
-
+    def _trained(self, shared, trials, runner, verbose):
         def done(name, found):
             if verbose:
                 print(
@@ -164,7 +170,7 @@ class BatchSizeStudy:
                     flush=True,
                 )
 
-        with restored(model) as runner.reset:
+        with restored(runner.model) as runner.reset:
             return shared.run(list(trials), lambda name: runner(*trials[name]), done)
 
     def _model(self):

@@ -40,7 +40,7 @@ class SharedTrials:
     def result(self, name):
         """The result of a trial, or `None`."""
         try:
-            return json.loads(self._path(name).read_text("utf-8"))
+            return json.loads(self._path(name).read_text("utf-8")) or None
         except (OSError, ValueError):
             return None
 
@@ -100,7 +100,12 @@ class SharedTrials:
 
 
 def _refuse_others(path, wanted):
-    there = json.loads(path.read_text("utf-8"))
+    try:
+        there = dict(json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected the settings of a study in {path}. Received: {error}"
+        ) from error
     different = sorted(k for k in {*there, *wanted} if there.get(k) != wanted.get(k))
     if different:
         told = ", ".join(

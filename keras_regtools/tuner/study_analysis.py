@@ -1,6 +1,7 @@
 """What the trials of a study of batch sizes say: best rates, their exponent, what rules cost."""
 
 import math
+import warnings
 
 import numpy as np
 
@@ -83,9 +84,15 @@ def analysed(sizes, rates, losses, rules, seed=0):
         [[one for one, *_ in found(rng.integers(0, count, count))[1]] for _ in range(_DRAWS)]
     )
     slopes = np.array([slope(sizes, row, usable) for row in drawn])
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but NaN
         low, high = np.nanpercentile(np.where(np.isfinite(drawn), drawn, np.nan), [2.5, 97.5], 0)
-    ends = np.nanpercentile(slopes, [2.5, 97.5]) if np.isfinite(slopes).any() else [math.nan] * 2
+        ends = np.nanpercentile(slopes, [2.5, 97.5])
+    # One seed, or best rates at the ends, say nothing of how sure the exponent is.
+    if count < 2 or (~edge).sum() < 2 or not np.isfinite(ends).all():
+        ends = (-math.inf, math.inf)
+    if count < 2:
+        low, high = np.full((2, len(sizes)), math.nan)
     least = np.array([loss for _, loss, _ in best])
     excess = {rule: _excess(rule, sizes, rates, means, rate) for rule in rules}
     return {
@@ -160,7 +167,8 @@ def sentences(table, found, paired_loss, target):
         f"square-root rule: the interval holds {held}."
         + (f" At batch {edges} the best rate is at an end of those tried." if edges else "")
     )
-    if small["seconds_to_target"] > 0 and large["seconds_to_target"] > 0:
+    reached = small["seconds_to_target"] > 0 and large["seconds_to_target"] > 0
+    if reached and math.isfinite(target):
         faster = small["seconds_to_target"] / large["seconds_to_target"]
         fewer = small["steps_to_target"] / large["steps_to_target"]
         verdict = "held" if faster > 1.05 else "not so" if faster < 0.95 else "undecided"

@@ -121,7 +121,11 @@ def _speed(seconds, row):
 
 
 def _to_target(curve, own, spent, target):
-    if curve is None or not (np.asarray(curve) <= target * (1 + 1e-9)).any():
+    if (
+        curve is None
+        or not math.isfinite(target)
+        or not (np.asarray(curve) <= target * (1 + 1e-9)).any()
+    ):
         return {"steps_to_target": math.nan, "seconds_to_target": math.nan}
     epochs = int(np.argmax(np.asarray(curve) <= target * (1 + 1e-9))) + 1
     each = np.median([np.median(spent[j][1:] or spent[j]) for j in own.index])

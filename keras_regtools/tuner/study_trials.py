@@ -1,10 +1,12 @@
 """The trials of a study of batch sizes: one model, trained again and again."""
 
+import hashlib
 import math
 import time
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_regtools import measures
 from keras_regtools.data import Batches
@@ -15,6 +17,23 @@ from keras_regtools.training import base_optimizers
 
 _MEASURED = 512  # samples for sharpness and noise
 MEASURED = ("loss", "val_loss", "accuracy", "gap", "sharpness", "noise_scale", "distance")
+
+
+def fingerprint(*data):
+    """A few letters that differ for other data."""
+    found = hashlib.sha256()
+    for array in tree.flatten(data):
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(array))
+        found.update(repr((array.shape, array.dtype.str)).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def description(model):
+    """What tells one network from another, but for the names of its layers."""
+    layers = [type(layer).__name__ for layer in model.layers]
+    shapes = [list(v.shape) for v in model.weights]
+    return f"{layers} {shapes} {type(model.optimizer).__name__}"
 
 
 class Runner:
@@ -33,13 +52,15 @@ class Runner:
     def _start(self, seed):
         if seed not in self._starts:
             keras.utils.set_random_seed(seed)
-            self._starts[seed] = self.model_fn().get_weights()
+            fresh = self.model_fn().variables  # seeds of dropout too
+            self._starts[seed] = [np.array(keras.ops.convert_to_numpy(v)) for v in fresh]
         return self._starts[seed]
 
     def __call__(self, size, rate, seed):
         model, start = self.model, self._start(seed)
         self.reset()
-        model.set_weights(start)
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
         for optimizer in base_optimizers(model.optimizer):
             optimizer.learning_rate = rate
         begun = [np.array(p) for p in map(keras.ops.convert_to_numpy, model.trainable_variables)]
