@@ -193,3 +193,20 @@ def tilted_bowl():
         return 0.5 * ops.sum(d * ops.sum(constant(h, w) * d[None], axis=1))
 
     return function_surface(function, (1.0, 1.0))
+
+
+def with_all_state(optimizer):
+    """A compiled network with weights, moving statistics and seeds, for six numbers a sample."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.3, seed=1),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model

@@ -70,7 +70,8 @@ def test_the_exponent_is_found(power):
     result = analysed(SIZES, RATES, bowls(power), ["linear", "sqrt"])
     assert result["exponent"] == pytest.approx(power, abs=1e-3)
     np.testing.assert_allclose(result["best"], 0.01 * (SIZES / 8) ** power, rtol=1e-2)
-    excess = {rule: np.abs(values) for rule, values in result["excess"].items()}
+    excess = {rule: np.abs(values[:, 1]) for rule, values in result["rules"].items()}
+    np.testing.assert_allclose(result["rules"]["linear"][:, 0], result["best"][0] * SIZES / 8)
     for rule, right in (("linear", 1.0), ("sqrt", 0.5)):
         assert (excess[rule].max() < 0.02) == (power == right)
 
@@ -143,6 +144,7 @@ def test_the_table_is_made_of_the_trials(found):
         curve = np.array(result.curves[int(row["batch_size"])])
         epochs = int(np.argmax(curve <= result.target * (1 + 1e-9))) + 1
         assert row["steps_to_target"] == epochs * -(-48 // int(row["batch_size"]))
+    assert list(result.rules) == ["rule", "batch_size", "rate", "excess"]
     assert len(result.sentences) == 3
     assert result.sentences[0].startswith("Small batches perform better: ")
     assert f"to the power {result.exponent:.2f}" in result.sentences[1]
@@ -296,6 +298,25 @@ def test_the_pictures_show_the_study(found):
     )
     assert f"knee: {result.knee}" in [t.get_text() for t in ax.get_legend().get_texts()]
     plt.close("all")
+
+
+def penalized(strength):
+    model = keras.Sequential([keras.Input((4,))])
+    model.add(keras.layers.Dense(3, "softmax", kernel_regularizer=keras.regularizers.L2(strength)))
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    return model
+
+
+def test_a_directory_knows_the_settings_of_the_network_but_not_the_names(tmp_path):
+    def fitted(strength):
+        return run(
+            BatchSizeStudy(lambda: penalized(strength), [4, 16], [0.01, 0.1], seeds=1), tmp_path
+        )
+
+    first = fitted(0.01)
+    assert fitted(0.01).trials.equals(first.trials)  # of layers that have other names by now
+    with pytest.raises(ValueError, match="Expected a directory of the same study.*with model="):
+        fitted(0.02)
 
 
 def dropping():

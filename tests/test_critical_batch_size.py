@@ -7,6 +7,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from problems import with_all_state
 from scipy import stats
 
 import keras_regtools as rt
@@ -111,10 +112,12 @@ def test_a_schedule_stands_still_and_comes_back():
     model = parabola(keras.optimizers.SGD(decay))
     model.fit(ones(40), np.zeros(40), batch_size=4, verbose=0)  # the rate is .02 by now
     weight = float(model.get_weights()[0][0, 0])
-    found = critical(model, ones(64), np.zeros(64), batch_size=4, factors=(1, 4), budget=64)
-    np.testing.assert_allclose(found.rates, [0.02, 0.08], rtol=1e-5)
+    # So many sizes that TensorFlow makes one trace for all of them.
+    found = critical(model, ones(64), np.zeros(64), batch_size=4, factors=(1, 2, 4, 8), budget=64)
+    np.testing.assert_allclose(found.rates, [0.02, 0.04, 0.08, 0.16], rtol=1e-5)
     wanted = weight**2 * (1 - 2 * found.rates) ** (2 * found.updates)
-    np.testing.assert_allclose(found.losses[1], wanted, rtol=1e-4)
+    for losses in found.losses:
+        np.testing.assert_allclose(losses, wanted, rtol=1e-4)
     model.fit(ones(40), np.zeros(40), batch_size=4, verbose=0)
     rates = [0.04 * 0.5 ** (n / 10) for n in range(20)]
     end = np.prod([1 - 2 * rate for rate in rates])
@@ -132,19 +135,7 @@ def test_accumulated_batches_count_as_one():
 
 
 def test_a_network_with_all_kinds_of_state_is_left_as_it_was():
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            layers.Dense(8),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Dropout(0.3, seed=1),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model = with_all_state(keras.optimizers.Adam(0.01))
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(128, 6)), rng.integers(0, 3, 128)
     model.fit(x, y, verbose=0)

@@ -58,6 +58,19 @@ def test_the_numbers_are_those_of_numpy(steps, every):
         np.testing.assert_allclose(history[f"gradient_noise/{name}"], [value] * 2, rtol=1e-5)
 
 
+def test_a_fixed_loss_scale_is_taken_out_again():
+    x = RNG(0).normal(1.0, 1, (36, 3)).astype("float32")
+    model = linear(3)
+    model.compile(
+        keras.optimizers.SGD(0.0, gradient_accumulation_steps=3, loss_scale_factor=8.0), loss=output
+    )
+    history = fit(model, x, [GradientNoise(2, every=1)]).history
+    variance, of_mean = (values.mean() for values in by_update(x, 2, 3))
+    assert history["gradient_noise/trace"][0] == pytest.approx(2 * variance, rel=1e-5)
+    wanted = of_mean - variance / 3
+    assert history["gradient_noise/squared_norm"][0] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_the_mean_is_the_truth_of_gaussian_gradients():
     """tr Σ = 3 · 4, |G|² = 3 · .25, to three standard errors; and what the measure finds."""
     x = RNG(1).normal(0.5, 2.0, (12000, 3)).astype("float32")

@@ -7,9 +7,11 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from problems import with_all_state
 
 import keras_regtools as rt
 from keras_regtools.trial import batch_size as module
+from keras_regtools.trial import cost
 
 pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
@@ -21,20 +23,7 @@ tells = pytest.mark.skipif(
 
 
 def network(**optimizer):
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            layers.Dense(8),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Dropout(0.3, seed=1),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    model.compile(keras.optimizers.SGD(0.1, **optimizer), "sparse_categorical_crossentropy")
-    return model
+    return with_all_state(keras.optimizers.SGD(0.1, **optimizer))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +42,7 @@ def test_the_numbers_follow_from_what_was_measured(found):
     low, high = found.noise_interval
     assert low < found.noise_scale < high
     assert len(found.reasons) == 4
-    assert f"From {found.knee:.0f} samples on" in found.reasons[1]
+    assert found.reasons[1].startswith(f"{found.knee:.0f} samples are the smallest batch")
     assert f"The gradient noise scale is {found.noise_scale:.3g}" in found.reasons[2]
     assert f"With {found.value:.0f} samples" in found.reasons[3]
 
@@ -112,6 +101,14 @@ def test_no_size_is_tried_that_would_need_more_than_the_limit():
     assert found.memory_limit == limit
     assert (found.memory <= limit).all()
     assert f"A step of up to {found.fits:.0f} samples" in found.reasons[0]
+
+
+def test_what_is_foreseen_is_at_least_what_the_layers_keep():
+    """Steps that take what is free already show no slope: four times the layers' share then."""
+    assert cost.foreseen([8, 16], [0.0, 0.0], 32, 1000) == 4 * 1000 * 16
+    assert cost.foreseen([8, 16], [8e4, 16e4], 32, 1000) == 32e4
+    assert cost.foreseen([8], [8e4], 16, 1000) == 16e4
+    assert cost.bytes_of_a_sample(wide()[0]) == 2 * 4 * (1 + 2**17)
 
 
 @tells

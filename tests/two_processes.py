@@ -6,7 +6,6 @@
 import contextlib
 import sys
 
-import jax
 import keras
 import numpy as np
 import two_devices
@@ -19,6 +18,8 @@ BATCH = 32
 
 def main(processes, index, port, path):
     if processes > 1:
+        import jax  # need not be installed where this file is only looked at for doctests
+
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         addresses = ",".join(f"127.0.0.1:{port + i}" for i in range(processes))
         keras.distribution.initialize(addresses, processes, index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 from keras_regtools import backend
@@ -11,15 +10,12 @@ from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.training import (
     NoiseHook,
-    add_hook,
     base_optimizers,
-    bind,
     end,
     held_optimizers,
     parts_of,
     refuse_one_part,
-    release_hook,
-    watch_hooks,
+    watch_updates,
 )
 from keras_regtools.validation import keras_model, positive_integer
 
@@ -84,26 +80,13 @@ class GradientNoise(ReadingCallback):
         model = keras_model(self.model, compiled=True)
         self._start()
         self.on_train_end()  # of a fit that was cut off
-        if not model.trainable_variables:
-            raise ValueError(
-                "Expected a model with trainable weights. "
-                f"Received: the model {model.name!r}, which has none"
-            )
-        held = [base for one in held_optimizers(model) for base in base_optimizers(one)]
-        replicas = backend.replica_count(model.variables[0])
-        self._parts = parts_of(held[0], replicas)
+        first = base_optimizers(held_optimizers(model)[0])[0]
+        replicas = backend.replica_count(model.variables[0]) if model.variables else 1
+        self._parts = parts_of(first, replicas)
         refuse_one_part(self._parts)
         self._size = self.batch_size / replicas
-        self._hooks = []
-        for optimizer in held:
-            hook = NoiseHook(model.trainable_variables, self.every, model.jit_compile)
-            add_hook(optimizer, hook)
-            # When the fit ends in an exception, it is taken out as soon as this object goes.
-            undo = weakref.finalize(self, release_hook, weakref.ref(model), optimizer, hook)
-            undo.atexit = False
-            bind(model, undo)  # and when another fit begins
-            self._hooks.append((hook, undo))
-        watch_hooks(model, [hook for hook, _ in self._hooks])
+        arguments = model.trainable_variables, self.every, model.jit_compile
+        self._hooks = watch_updates(self, model, lambda: NoiseHook(*arguments))
 
     def on_train_end(self, logs: Any = None) -> None:
         for _, undo in self._hooks or []:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,8 @@ from keras_regtools.measures.layers import layers_with_weights
 from keras_regtools.training import (
     ROWS,
     GradientHook,
-    add_hook,
-    base_optimizers,
-    bind,
     end,
-    held_optimizers,
-    release_hook,
-    watch_hooks,
+    watch_updates,
 )
 from keras_regtools.validation import keras_model, positive_integer
 
@@ -38,10 +32,10 @@ class GradientMonitor(ReadingCallback):
     `gradients/<layer>/gradient_norm` ‖g‖ before clipping, `clipped_norm` after it, `weight_norm`
     ‖w‖, `update_norm` ‖Δw‖ of the step the optimizer really made and `update_ratio` ‖Δw‖ / ‖w‖,
     means over the updates looked at since the last reading (NaN if there were none, where the
-    history repeats its last values), and `largest_gradient_norm`. The
-    history gets `gradients/norm`, ‖g‖ of all layers together from these means,
-    `gradients/clipped_norm` and `gradients/update_ratio`, the largest of the layers. Weights,
-    optimizer state and files are those of a training without it. Compiled by XLA on TensorFlow,
+    history repeats its last values), and `largest_gradient_norm`. The history gets
+    `gradients/norm`, ‖g‖ of all layers together from these means, `gradients/clipped_norm` and
+    `gradients/update_ratio`, the largest of the layers. Weights, optimizer state and files are
+    those of a training without it. Compiled by XLA on TensorFlow,
     norms are taken in every step. On several replicas the gradient is the sum of what each of them
     has clipped, as the optimizer takes it.
 
@@ -81,22 +75,8 @@ class GradientMonitor(ReadingCallback):
         self._start()
         self.on_train_end()  # of a fit that was cut off
         self._layers, groups = _groups(model)
-        if not groups:
-            raise ValueError(
-                "Expected a model with trainable weights. "
-                f"Received: the model {model.name!r}, which has none"
-            )
-        self._hooks = []
-        held = [base for one in held_optimizers(model) for base in base_optimizers(one)]
-        for optimizer in held:
-            hook = GradientHook(model.trainable_variables, groups, self.every, model.jit_compile)
-            add_hook(optimizer, hook)
-            # When the fit ends in an exception, it is taken out as soon as this object goes.
-            undo = weakref.finalize(self, release_hook, weakref.ref(model), optimizer, hook)
-            undo.atexit = False
-            bind(model, undo)  # and when another fit begins
-            self._hooks.append((hook, undo))
-        watch_hooks(model, [hook for hook, _ in self._hooks])
+        arguments = model.trainable_variables, groups, self.every, model.jit_compile
+        self._hooks = watch_updates(self, model, lambda: GradientHook(*arguments))
 
     def on_train_end(self, logs: Any = None) -> None:
         for _, undo in self._hooks or []:

@@ -17,6 +17,7 @@ from keras_regtools.training import (
     SCALED,
     AdamRule,
     AdaScale,
+    NoiseHook,
     base_optimizers,
     bind,
     checked_noise_scale,
@@ -26,12 +27,14 @@ from keras_regtools.training import (
     put_in,
     rate_factor,
     refuse_adascale,
+    refuse_base_rate,
     refuse_rivals,
     remake_step,
     told,
     training_optimizer,
     warmup_length,
     warn_of_long_warmup,
+    watch_updates,
     where_it_began,
 )
 
@@ -173,11 +176,7 @@ class LinearScalingLR(RecordingCallback):
         if self.rule == "adam":
             for optimizer in optimizers:  # which says what is wrong with it
                 AdamRule(optimizer, self.effective_batch_size / self.base_batch_size)
-        if any(schedules) and self.base_learning_rate is not None:
-            raise ValueError(
-                "Expected no `base_learning_rate` for an optimizer built with a schedule, "
-                f"which the factor multiplies. Received: {self.base_learning_rate}"
-            )
+        refuse_base_rate(schedules, self.base_learning_rate)
 
     def fit_begins(self, epoch: int) -> None:
         kept = self.records.earlier.get(self.name) if epoch > 0 else None
@@ -197,10 +196,12 @@ class LinearScalingLR(RecordingCallback):
     def _put_in(self, places, kept):
         optimizers = [optimizer for optimizer, *_ in self._starts]
         if self.rule == "adascale":
-            bases = [base for _, base in places]
-            self._gains = AdaScale(self.model, optimizers, bases, self._parts, kept)
-            self._until_the_end(self._gains.end)
-            return self._gains.begin(self.model)
+            arguments = self.model.trainable_variables, 1, self.model.jit_compile
+            pairs = watch_updates(self, self.model, lambda: NoiseHook(*arguments))
+            self._undo += [undo for _, undo in pairs]
+            bases, hooks = [base for _, base in places], [hook for hook, _ in pairs]
+            self._gains = AdaScale(optimizers, bases, hooks, self._parts, kept)
+            return
         for optimizer, (start, base) in zip(optimizers, places, strict=True):
             given = self.factor, self._warmup_end, start, self.momentum_correction
             self._until_the_end(put_in(self.model, optimizer, base, *given))
@@ -229,8 +230,7 @@ class LinearScalingLR(RecordingCallback):
         self._check = self._last_rate is not None
         self._length = (self.params or {}).get("steps") or math.inf
         self._every = max(1, int(min(self._length, 1e9)) // 10) if self._length < math.inf else 1
-        self._applied = None
-        self._next = 0
+        self._applied, self._next = None, 0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._check:

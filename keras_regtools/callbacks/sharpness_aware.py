@@ -182,10 +182,10 @@ def _branches_are_slow(model):
 
     A loss scale skips updates, which a count of the calls does not see.
     """
-    if backend.replica_count(model.variables[0]) > 1:  # which cannot add up in a branch
-        return True
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    return bool(model.jit_compile) and model.steps_per_execution == 1 and not scaled
+    replicated = backend.replica_count(model.variables[0]) > 1  # which cannot add up in a branch
+    slow = model.jit_compile or replicated
+    return bool(slow) and model.steps_per_execution == 1 and not scaled
 
 
 @keras.saving.register_keras_serializable(package="keras_regtools")

@@ -11,9 +11,8 @@ from keras_regtools.training.fit import (
     bind,
     end,
     release,
-    release_hook,
     remake_step,
-    watch_hooks,
+    watch_updates,
 )
 from keras_regtools.training.gradient_noise import NoiseHook, parts_of
 from keras_regtools.training.gradients import ROWS, GradientHook
@@ -31,6 +30,7 @@ from keras_regtools.training.rate_rules import (
     AdamRule,
     checked_noise_scale,
     rate_factor,
+    refuse_base_rate,
     refuse_rivals,
     told,
 )
@@ -83,12 +83,12 @@ __all__ = [
     "training_optimizer",
     "velocities",
     "warmup_factor",
-    "watch_hooks",
+    "watch_updates",
     "AdaScale",
     "NoiseHook",
     "adascale_gain",
     "parts_of",
     "refuse_adascale",
+    "refuse_base_rate",
     "refuse_one_part",
-    "release_hook",
 ]

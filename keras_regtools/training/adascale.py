@@ -1,15 +1,13 @@
 """AdaScale: a rate that follows what a step gains from having several parts."""
 
-import functools
+import math
 import weakref
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_regtools.training.fit import release_hook, watch_hooks
-from keras_regtools.training.gradient_noise import NoiseHook, parts_of
-from keras_regtools.training.optimizer_hooks import add_hook
+from keras_regtools.training.gradient_noise import parts_of
 
 # What the gains of each optimizer were, so that a second fit goes on.
 GAINS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -42,38 +40,26 @@ class AdaScale:
     σ² and μ² are running means with the factor 1 − S / 1000 an update, as in the paper; the gain of
     an update is that of the updates before it.
 
+    A rate that another callback has set meanwhile is taken for a change of the base rate.
+
     Args:
-        model: The model.
         optimizers: The base optimizers.
         bases: Their base rates.
+        hooks: Their `NoiseHook`s, which look at every update.
         parts: S.
         kept: The state of a run that goes on, or `None`.
 
-    A rate that another callback has set meanwhile is taken for a change of the base rate.
-
     Attributes:
-        end: A function that takes it out of the optimizers.
         gain: The present one.
         progress: Σ r: how many steps of one part the steps so far are worth.
     """
 
-    def __init__(self, model, optimizers, bases, parts, kept=None):
-        self._rates, self._parts = list(zip(optimizers, bases, strict=True)), parts
+    def __init__(self, optimizers, bases, hooks, parts, kept=None):
+        self._rates, self._hooks = list(zip(optimizers, bases, strict=True)), hooks
+        self._parts = parts
         state = GAINS.get(optimizers[0]) or kept or (None, None, 0.0, 1.0)
         self._variance, self._norm, self.progress, self._change = state
-        self._last = []
-        self._hooks = []
-        for optimizer in optimizers:
-            hook = NoiseHook(model.trainable_variables, 1, model.jit_compile)
-            add_hook(optimizer, hook)
-            self._hooks.append(hook)
-        out = [(weakref.ref(model), *one) for one in zip(optimizers, self._hooks, strict=True)]
-        self.end = functools.partial(_take_out, out)
         self._set()
-
-    def begin(self, model):
-        """Have it in the step of a model that something is bound to."""
-        watch_hooks(model, self._hooks)
 
     @property
     def state(self):
@@ -96,7 +82,7 @@ class AdaScale:
         self._follow_others()
         variance, of_mean = (float(sum(mean[i] for _, mean, _ in found)) for i in (0, 1))
         norm = of_mean - variance / self._parts
-        if variance * 0 + norm * 0 != 0:  # not finite: say of a loss scale that is found out
+        if not math.isfinite(variance + norm):  # as while a loss scale is found
             return
         keep = max(1 - self._parts / 1000, 0.0) ** count
         if self._variance is None:
@@ -108,22 +94,17 @@ class AdaScale:
 
     def _follow_others(self):
         now = _read(self._rates[0][0])
-        if self._last and self._last[0] > 0 and abs(now / self._last[0] - 1) > 1e-5:
-            self._change *= now / self._last[0]
+        if self._last > 0 and abs(now / self._last - 1) > 1e-5:
+            self._change *= now / self._last
 
     def _set(self):
         for optimizer, base in self._rates:
             optimizer.learning_rate = base * self._change * self.gain
-        self._last = [_read(optimizer) for optimizer, _ in self._rates]
+        self._last = _read(self._rates[0][0])
 
 
 def _read(optimizer):
     return float(np.asarray(ops.convert_to_numpy(optimizer.learning_rate)))
-
-
-def _take_out(hooks):
-    for one in hooks:
-        release_hook(*one)
 
 
 def refuse_adascale(optimizers, schedules, replicas, batch_size, base_batch_size):

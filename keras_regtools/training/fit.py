@@ -13,7 +13,12 @@ from keras_regtools.keras_internals import (
     shadowed,
     unshadow,
 )
-from keras_regtools.training.optimizer_hooks import base_optimizers, held_optimizers, remove_hook
+from keras_regtools.training.optimizer_hooks import (
+    add_hook,
+    base_optimizers,
+    held_optimizers,
+    remove_hook,
+)
 from keras_regtools.training.step_hooks import renew_step_hooks
 
 
@@ -76,8 +81,35 @@ def watch_steps(model, due, watching):
     _of(model).watched.append((due, watching))
 
 
-def watch_hooks(model, hooks):
-    """Have the hooks of `watching` in a step compiled anew, watched where one of them is due."""
+def watch_updates(owner, model, make):
+    """Have a hook in each optimizer of a model for this fit, in a step compiled anew.
+
+    Args:
+        owner: An object with which it goes, as after a fit that ended in an exception.
+        model: The model.
+        make: A function that gives a hook, see `training.gradients.WatchingHook`.
+
+    Returns:
+        List of pairs of a hook and the function that takes it out.
+    """
+    if not model.trainable_variables:
+        raise ValueError(
+            "Expected a model with trainable weights. "
+            f"Received: the model {model.name!r}, which has none"
+        )
+    pairs = []
+    for optimizer in [base for held in held_optimizers(model) for base in base_optimizers(held)]:
+        hook = make()
+        add_hook(optimizer, hook)
+        undo = weakref.finalize(owner, _release_hook, weakref.ref(model), optimizer, hook)
+        undo.atexit = False
+        bind(model, undo)  # and when another fit begins
+        pairs.append((hook, undo))
+    _watch_hooks(model, [hook for hook, _ in pairs])
+    return pairs
+
+
+def _watch_hooks(model, hooks):
     optimizer, begin = model.optimizer, 0
     alone = held_optimizers(model) == base_optimizers(optimizer) == [optimizer]
     if alone:  # its steps can be counted out here; those of a loss scale may be left out
@@ -94,7 +126,7 @@ def watch_hooks(model, hooks):
     remake_step(model)
 
 
-def release_hook(model, optimizer, hook):
+def _release_hook(model, optimizer, hook):
     """Take a hook out again, also of the compiled step of a model that a weak reference has."""
     remove_hook(optimizer, hook)
     if model() is not None:

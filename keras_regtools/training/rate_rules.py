@@ -139,6 +139,20 @@ class AdamRule:
                 setattr(self._optimizer, name, value)
 
 
+def refuse_base_rate(schedules, given):
+    """Say it if a base rate is given beside a schedule.
+
+    Args:
+        schedules: List of schedules, `None` for a rate that is a number.
+        given: The base rate, or `None`.
+    """
+    if any(schedules) and given is not None:
+        raise ValueError(
+            "Expected no `base_learning_rate` for an optimizer built with a schedule, which the "
+            f"factor multiplies. Received: {given}"
+        )
+
+
 def refuse_rivals(callback, kind, callbacks, warmup_steps):
     """Say it if others of a fit set the rate that a callback sets.
 

@@ -230,8 +230,8 @@ def _suggestion(sizes, taken, speeds, noise, limit, fits, parts, turns, seed):
         first = f"A step of up to {fits:.0f} samples is foreseen to stay below {room}: {took}."
     reasons = (
         first,
-        f"From {knee} samples on the machine makes nine tenths of the {speed.max():.0f} samples "
-        f"per second that it made at most; up to {sizes[-1]} samples were tried.",
+        f"{knee} samples are the smallest batch with which the machine makes nine tenths of the "
+        f"{speed.max():.0f} samples per second that it made at most; up to {sizes[-1]} were tried.",
         f"The gradient noise scale is {scale:.3g} (95 %: {low:.3g} to {high:.3g}): far above it "
         "more samples in a batch save no steps."
         if math.isfinite(scale)

@@ -3,13 +3,14 @@
 import math
 import time
 
+import keras
 import numpy as np
 from keras import tree
 
 from keras_regtools.forward import all_layers
 
 _KEPT = 2  # times the outputs of all layers: a step keeps them and makes their gradients
-_SURPRISE = 2  # how much more a step may take than that
+_SURPRISE = 4  # how much more a step may take: JAX' convolutions on a CPU took 3.3 times that
 _SEEN = 2**22  # bytes: less is lost in what the process has free
 _TURN = 0.03  # seconds that one size is timed for, at least
 
@@ -18,6 +19,8 @@ def bytes_of_a_sample(model):
     """What a step takes for each sample at the least, as far as the shapes of layers are known."""
     count = 0
     for layer in all_layers(model):
+        if isinstance(layer, keras.Model):  # whose layers are counted
+            continue
         for tensor in tree.flatten(getattr(layer, "output", [])):
             count += math.prod(n or 1 for n in tensor.shape[1:])
     return _KEPT * 4 * count

@@ -1,7 +1,6 @@
 """What the trials of a study of batch sizes say: best rates, their exponent, what rules cost."""
 
 import math
-import warnings
 
 import numpy as np
 
@@ -66,9 +65,10 @@ def analysed(sizes, rates, losses, rules, seed=0):
         seed: Of the draws.
 
     Returns:
-        A dict: `best`, `low`, `high`, `loss`, `edge` by size; `exponent`, `exponent_interval`;
-        `excess`, by rule the loss above the best at the rate that it gives, by size. Intervals are
-        of 95 %, from draws of the seeds with replacement, the same for all sizes and rates.
+        A dict: `best`, `low`, `high`, `edge` by size; `exponent`, `exponent_interval`; `rules`, by
+        name the rate that it gives each size and the loss there above that at the best rate.
+        Intervals are of 95 %, from draws of the seeds with replacement, the same for all sizes and
+        rates.
     """
     rng, count = np.random.default_rng(seed), losses.shape[2]
 
@@ -84,31 +84,32 @@ def analysed(sizes, rates, losses, rules, seed=0):
         [[one for one, *_ in found(rng.integers(0, count, count))[1]] for _ in range(_DRAWS)]
     )
     slopes = np.array([slope(sizes, row, usable) for row in drawn])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but NaN
-        low, high = np.nanpercentile(np.where(np.isfinite(drawn), drawn, np.nan), [2.5, 97.5], 0)
-        ends = np.nanpercentile(slopes, [2.5, 97.5])
-    # One seed, or best rates at the ends, say nothing of how sure the exponent is.
-    if count < 2 or (~edge).sum() < 2 or not np.isfinite(ends).all():
+    low, high = np.transpose([_ends(column, count) for column in drawn.T])
+    ends = _ends(slopes, count)
+    # Best rates at the ends say nothing of how sure the exponent is.
+    if (~edge).sum() < 2 or not np.isfinite(ends).all():
         ends = (-math.inf, math.inf)
-    if count < 2:
-        low, high = np.full((2, len(sizes)), math.nan)
-    least = np.array([loss for _, loss, _ in best])
-    excess = {rule: _excess(rule, sizes, rates, means, rate) for rule in rules}
     return {
         "best": rate,
         "low": low,
         "high": high,
-        "loss": least,
         "edge": edge,
         "exponent": slope(sizes, rate, usable),
-        "exponent_interval": tuple(float(end) for end in ends),
-        "excess": excess,
+        "exponent_interval": ends,
+        "rules": {rule: _judged(rule, sizes, rates, means, rate) for rule in rules},
     }
 
 
-def _excess(rule, sizes, rates, means, best):
-    """By size the loss at the rate of a rule less that at the best rate of the size.
+def _ends(values, seeds):
+    """Of the draws that trained; NaN of one seed, which draws nothing else."""
+    known = values[np.isfinite(values)]
+    if seeds < 2 or not len(known):
+        return math.nan, math.nan
+    return tuple(float(end) for end in np.percentile(known, [2.5, 97.5]))
+
+
+def _judged(rule, sizes, rates, means, best):
+    """By size the rate of a rule, and the loss there less that at the best rate of the size.
 
     The rule begins from the best rate of the first size. Between the rates that were tried losses
     are read off straight lines; NaN outside of them.
@@ -117,11 +118,11 @@ def _excess(rule, sizes, rates, means, best):
     for size, row, own in zip(sizes, means, best, strict=True):
         wanted = best[0] * rate_factor(rule, size, sizes[0])
         if not rates[0] <= wanted <= rates[-1] or not np.isfinite(own):
-            found.append(math.nan)
+            found.append((wanted, math.nan))
             continue
         known = np.where(np.isfinite(row), row, 1e30)
         value, least = np.interp(np.log([wanted, own]), np.log(rates), known)
-        found.append(math.inf if value > 1e20 else value - least)
+        found.append((wanted, math.inf if value > 1e20 else value - least))
     return np.array(found)
 
 

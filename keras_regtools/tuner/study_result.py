@@ -26,8 +26,9 @@ class BatchSizes:
         table: DataFrame with a row for each batch size: the best rate with its interval, and the
             means of the trials at the rate that was best of those tried; `steps_to_target` and
             `seconds_to_target` to the end of the epoch in which the target is reached.
-        rules: DataFrame: by rule and batch size the rate that it gives from the best of the
-            smallest batch, and how much the validation loss there is above the best one.
+        rules: DataFrame: by `rule` and `batch_size` the `rate` that it gives from the best of the
+            smallest batch, and `excess`, how much the validation loss there is above that at the
+            best rate; NaN outside of the rates that were tried.
         exponent, exponent_interval: Of log best rate on log batch size.
         knee: The smallest batch size with nine tenths of the most samples per second.
         target: The validation loss that counts as reached.
@@ -97,9 +98,9 @@ def result_of(rows, rules, target):
     with np.errstate(invalid="ignore"):
         apart = paired(last - first)
     judged = [
-        {"rule": rule, "batch_size": int(size), "excess": float(excess)}
-        for rule, values in found["excess"].items()
-        for size, excess in zip(sizes, values, strict=True)
+        {"rule": rule, "batch_size": int(size), "rate": float(rate), "excess": float(excess)}
+        for rule, values in found["rules"].items()
+        for size, (rate, excess) in zip(sizes, values, strict=True)
     ]
     return BatchSizes(
         trials=trials,

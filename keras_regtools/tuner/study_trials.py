@@ -1,7 +1,9 @@
 """The trials of a study of batch sizes: one model, trained again and again."""
 
 import hashlib
+import json
 import math
+import re
 import time
 
 import keras
@@ -10,6 +12,7 @@ from keras import tree
 
 from keras_regtools import measures
 from keras_regtools.data import Batches
+from keras_regtools.forward import all_layers
 from keras_regtools.growing_batches import GrowingBatches
 from keras_regtools.surface import LossSurface
 from keras_regtools.surgery import recalibrate
@@ -23,6 +26,8 @@ def fingerprint(*data):
     """A few letters that differ for other data."""
     found = hashlib.sha256()
     for array in tree.flatten(data):
+        if array is None:
+            continue
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(array))
         found.update(repr((array.shape, array.dtype.str)).encode())
         found.update(array.tobytes())
@@ -30,10 +35,26 @@ def fingerprint(*data):
 
 
 def description(model):
-    """What tells one network from another, but for the names of its layers."""
-    layers = [type(layer).__name__ for layer in model.layers]
-    shapes = [list(v.shape) for v in model.weights]
-    return f"{layers} {shapes} {type(model.optimizer).__name__}"
+    """What tells one network from another: all settings but names, and addresses in memory."""
+    settings = [list(v.shape) for v in model.weights]
+    for one in (*all_layers(model), model.optimizer, model.loss):
+        settings.append([type(one).__name__, _settings(one)])
+    text = json.dumps(settings, default=str, sort_keys=True)
+    text = re.sub(r'"(name|learning_rate)": [^,}]*| at 0x[0-9a-f]+', "", text)
+    letters = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{model.count_params()} parameters, {letters}"
+
+
+def _settings(one):
+    """Of a layer, an optimizer or a loss; those of a model are in its layers."""
+    if isinstance(one, keras.Model):
+        return None
+    if not hasattr(one, "get_config"):
+        return str(one)
+    try:
+        return one.get_config()
+    except NotImplementedError:  # of a layer with arguments that it does not tell
+        return None
 
 
 class Runner:
