@@ -14,12 +14,13 @@ from keras_regtools import (
 )
 from keras_regtools.growing_batches import GrowingBatches
 from keras_regtools.surface import LossSurface
-from keras_regtools.surgery import instrument, recalibrate, regularize, shrink, strip
+from keras_regtools.surgery import LayerGroup, instrument, recalibrate, regularize, shrink, strip
 from keras_regtools.trial import find_learning_rate, suggest_batch_size
 from keras_regtools.version import __version__, show_versions
 
 __all__ = [
     "GrowingBatches",
+    "LayerGroup",
     "LossSurface",
     "__version__",
     "applications",

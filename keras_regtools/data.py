@@ -72,6 +72,11 @@ class Batches:
         if empty:
             self.refuse_nothing()
 
+    @property
+    def arrays(self):
+        """`(x, y, sample_weight)` as arrays, or `None` for a dataset."""
+        return None if self.dataset is not None else self._arrays
+
     @functools.cached_property
     def resident(self):
         """`(x, y, sample_weight)` as tensors on the device; `None` for a dataset or much data."""

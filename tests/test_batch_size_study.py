@@ -76,6 +76,7 @@ def test_the_exponent_is_found(power):
         assert (excess[rule].max() < 0.02) == (power == right)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_exponent_holds_the_truth():
     """Bootstrap of eight seeds is a little too narrow, as it is known to be."""
     inside = 0

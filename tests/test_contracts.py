@@ -512,6 +512,7 @@ REGULARIZERS = {
     "L1L2": lambda: rt.regularizers.L1L2(0.01, 0.02),
     "GroupLasso": lambda: rt.regularizers.GroupLasso(0.01, over="inputs"),
     "Orthogonal": lambda: rt.regularizers.Orthogonal(0.01),
+    "Sum": lambda: rt.regularizers.Sum(rt.regularizers.L1(0.02), rt.regularizers.L2(0.01)),
 }
 
 

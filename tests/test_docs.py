@@ -28,8 +28,11 @@ DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", *(f"docs/{name}" for name in DOCS)]
 LONG = [
     f"docs/{name}.md"
-    for name in ("tutorials", "search", "reports", "curvature", "sharpness", "activations")
-]
+    for name in (
+        "tutorials", "search", "reports", "curvature", "sharpness", "activations", "learning-rate",
+        "penalties", "batch-normalization", "loss-surface", "landscapes",
+    )
+]  # fmt: skip
 KINDS = {"python", "text", "diff", "bash"}
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")

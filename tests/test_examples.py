@@ -26,6 +26,7 @@ LONG = (  # even when small; small, LeNet-5 runs without batch normalization
     "distribution_shift.py",
     "lenet5.py",
     "regularization_effects.py",
+    "search_vgg.py",
     "small_vs_large_batch.py",
     "sparsity.py",
     "two_devices.py",
@@ -42,6 +43,7 @@ SEEDED = (
     "small_vs_large_batch.py",
 )
 REPORT = {"report.html", "records.jsonl", "run.json", "loss.png", "accuracy.png", "sharpness.png"}
+OF_SEARCHES = {"best_so_far.png", "confirmation.csv", "search.html", "trials", "trials.csv"}
 LEFT_BEHIND = {
     "batch_norm_freedom.py": {"batch_norm_freedom.png", "gradient_flow.csv", "runs.csv"},
     "internal_covariate_shift.py": {"drifts.csv", "internal_covariate_shift.png", "steps.csv"},
@@ -65,7 +67,8 @@ LEFT_BEHIND = {
         "runs.csv",
     },
     "sharpness_aware.py": {"accuracy.csv", "runs.csv", "sharpness_aware.png"},
-    "search_lenet5.py": {"search.png", "trials.csv", "trials"},
+    "search_lenet5.py": OF_SEARCHES | {"confirmation.png"},
+    "search_vgg.py": OF_SEARCHES,
 }
 
 
@@ -116,7 +119,8 @@ def test_the_example_runs_small(name, tmp_path, inside, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", noted)
     printed = " ".join(inside(name, "--smoke", "--output", tmp_path).split())
     assert names(tmp_path) >= LEFT_BEHIND[name]
-    if name not in ("lenet5.py", "vgg.py"):  # their page has a list of findings
+    of_page = ("lenet5.py", "search_lenet5.py", "search_vgg.py", "vgg.py")
+    if name not in of_page:  # whose page has a list of findings
         sentences = [" ".join(text.split()) for text in written]
         if name == "batch_norm_freedom.py":  # a finding below each panel
             assert "Steps to the target" in "".join(sentences)

@@ -131,7 +131,7 @@ def train(model, callbacks=(), epochs=3):
     return model.fit(X, Y, batch_size=4, epochs=epochs, verbose=0, callbacks=list(callbacks))
 
 
-@pytest.mark.parametrize("jit", JIT)
+@pytest.mark.parametrize("jit", rows(JIT, JIT[0]))
 def test_to_watch_changes_no_bit(jit):
     alone, watched = network(jit_compile=jit), network(jit_compile=jit)
     train(alone)

@@ -12,7 +12,14 @@ from keras_regtools.plots.layers import (
 )
 from keras_regtools.plots.learning_rate import learning_rate, learning_rate_range
 from keras_regtools.plots.penalties import penalties
-from keras_regtools.plots.search import search
+from keras_regtools.plots.search import (
+    best_so_far,
+    marginal_effect,
+    parallel_coordinates,
+    pareto_front,
+    search,
+)
+from keras_regtools.plots.search_answers import confirmation, conv_against_dense, importance
 from keras_regtools.plots.sharpness import sharpness
 from keras_regtools.plots.study import best_rates, losses_by_rate, speed_by_batch_size
 from keras_regtools.plots.weights import kernel_norms, kernel_sparsity
@@ -29,6 +36,13 @@ __all__ = [
     "kernel_sparsity",
     "batch_size_suggestion",
     "best_rates",
+    "best_so_far",
+    "confirmation",
+    "conv_against_dense",
+    "importance",
+    "marginal_effect",
+    "parallel_coordinates",
+    "pareto_front",
     "losses_by_rate",
     "speed_by_batch_size",
     "critical_batch_size",

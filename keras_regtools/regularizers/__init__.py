@@ -5,6 +5,7 @@ from keras_regtools.regularizers.held import hold_zeros
 from keras_regtools.regularizers.l1_l2 import L1, L1L2, L2
 from keras_regtools.regularizers.orthogonal import Orthogonal
 from keras_regtools.regularizers.strength import Penalty, Strength
+from keras_regtools.regularizers.sum import Sum
 from keras_regtools.regularizers.totals import penalties
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Orthogonal",
     "Penalty",
     "Strength",
+    "Sum",
     "hold_zeros",
     "penalties",
 ]

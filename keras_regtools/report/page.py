@@ -68,25 +68,10 @@ def write(directory: str | os.PathLike[str]) -> Page:
     files = RunFiles(directory)
     records, info = files.read()
     place = files.directory
-    old = {path: _pictures_of(path) for path in place.glob("report*.html") if _is_ours(path)}
-    path = _free(place, "report", ".html", set(old))
-    ours = {place / name for name in old.get(path, ())}
-    shown, names = [], []
-    for picture in pictures(records):
-        png = picture.png(records)
-        file = _free(place, picture.name, ".png", ours)
-        write_whole(file, png)
-        names.append(file.name)
-        shown.append(
-            {
-                "data": base64.b64encode(png).decode("ascii"),
-                "alt": picture.name.replace("_", " "),
-                "reading": picture.caption(records),
-            }
-        )
-    for file in ours - {place / name for name in names}:  # of an earlier run, not of this one
-        file.unlink(missing_ok=True)
-    page = _template().render(
+    drawn = [(one.name, one.png(records), one.caption(records)) for one in pictures(records)]
+    path, shown, names = put_pictures(place, "report", drawn)
+    page = template("page").render(
+        style=style(),
         title=_setting(info, "title") or info.get("model") or "Run",
         findings=findings(records, info),
         pictures=shown,
@@ -96,6 +81,32 @@ def write(directory: str | os.PathLike[str]) -> Page:
     )
     write_whole(path, page)
     return Page(path)
+
+
+def put_pictures(place, name, drawn):
+    """Write the pictures of a page beside it, in place of those of an earlier one.
+
+    Args:
+        place: The directory.
+        name: Of the page, without its ending.
+        drawn: Triples of the name of a picture, the bytes of its PNG file and how to read it.
+
+    Returns:
+        The path of the page, what its template shows, and the names of the files.
+    """
+    old = {path: _pictures_of(path) for path in place.glob(f"{name}*.html") if _is_ours(path)}
+    path = _free(place, name, ".html", set(old))
+    ours = {place / file for file in old.get(path, ())}
+    shown, names = [], []
+    for picture, png, reading in drawn:
+        file = _free(place, picture, ".png", ours)
+        write_whole(file, png)
+        names.append(file.name)
+        data = base64.b64encode(png).decode("ascii")
+        shown.append({"data": data, "alt": picture.replace("_", " "), "reading": reading})
+    for file in ours - {place / file for file in names}:  # of an earlier page, not of this one
+        file.unlink(missing_ok=True)
+    return path, shown, names
 
 
 _MARK = '<meta name="generator" content="keras_regtools"'
@@ -123,11 +134,17 @@ def _free(place, name, ending, ours):
     return path
 
 
-def _template():
+def template(name):
+    """The template of a page."""
     import jinja2
 
-    source = (pathlib.Path(__file__).parent / "page.html").read_text("utf-8")
+    source = (pathlib.Path(__file__).parent / f"{name}.html").read_text("utf-8")
     return jinja2.Environment(autoescape=True).from_string(source)
+
+
+def style():
+    """What all pages look like."""
+    return (pathlib.Path(__file__).parent / "style.html").read_text("utf-8")
 
 
 def _setting(info, name):

@@ -19,6 +19,7 @@ from keras_regtools.surgery.graph import (
     unwrapped,
 )
 from keras_regtools.surgery.instrument import LINEAR, split_activation
+from keras_regtools.surgery.layer_groups import KINDS, LayerGroup, checked_penalty, group_of
 from keras_regtools.surgery.rewrite import copy_of, rewrite
 from keras_regtools.validation import flag, rate
 
@@ -44,7 +45,8 @@ def regularize(
     conv_dropout: float | None = None,
     dense_dropout: float | None = None,
     spatial_dropout: bool = False,
-    batch_norm: bool = False,
+    batch_norm: bool | str = False,
+    groups: Any = None,
 ) -> keras.Model:
     """A copy of a model with penalties, dropout and batch normalization, convolutional and dense
     layers apart.
@@ -64,8 +66,10 @@ def regularize(
             [Tompson et al., 2015](https://arxiv.org/abs/1411.4280) propose: neighbouring pixels
             say nearly the same. A `Dropout` that stands there becomes a spatial one.
         batch_norm: Whether to put batch normalization after each convolutional and dense layer
-            that has none, but output layers. An activation fused into the layer is split out and
-            comes after it.
+            that has none, but output layers; `"conv"` or `"dense"` for one kind only. An
+            activation fused into the layer is split out and comes after it.
+        groups: Dict from names to `LayerGroup`s, for groups of your own; the other arguments are
+            for the layers that are in none of them.
 
     An output layer is one behind which no other kernel stands: logits stay logits when they are
     pooled, reshaped or rescaled. Layers inside `TimeDistributed` count as others do. Other layers
@@ -77,8 +81,8 @@ def regularize(
 
     Raises:
         TypeError: not a Keras model.
-        ValueError: a model that is not built, a subclassed model, a rate outside [0, 1), or a
-            group without layers.
+        ValueError: a model that is not built, a subclassed model, a rate outside [0, 1), a
+            group without layers, or a layer in two groups.
 
     Example:
 
@@ -90,15 +94,36 @@ def regularize(
     >>> [type(layer).__name__ for layer in new.layers]
     ['Dense', 'BatchNormalization', 'Activation', 'Dropout', 'Dense']
     """
-    penalties = {
-        name: _penalty(name, penalty) for name, penalty in (("conv", conv), ("dense", dense))
-    }
-    rates = {
-        name: None if value is None else rate(f"{name}_dropout", value)
-        for name, value in (("conv", conv_dropout), ("dense", dense_dropout))
-    }
-    batch_norm = flag("batch_norm", batch_norm)
+    groups = _checked_groups(groups)
+    batch_norm = batch_norm if batch_norm in KINDS else flag("batch_norm", batch_norm)
     spatial = flag("spatial_dropout", spatial_dropout)
+    given = {"conv": (conv, conv_dropout), "dense": (dense, dense_dropout)}
+    wanted, asked = dict(groups), set(groups)
+    for name, (penalty, value) in given.items():
+        if not (penalty is value is None):
+            asked.add(name)
+        value = None if value is None else rate(f"{name}_dropout", value)
+        penalty, normal = checked_penalty(name, penalty), batch_norm in (True, name)
+        wanted[name] = LayerGroup((), penalty, value, spatial, normal)
+    return regularize_groups(model, wanted, asked)
+
+
+def regularize_groups(
+    model: keras.Model, wanted: dict[str, LayerGroup], asked: Any = ()
+) -> keras.Model:
+    """`regularize`, with a `LayerGroup` for every group.
+
+    Args:
+        model: The model.
+        wanted: Dict from names to groups, `"conv"` and `"dense"` among them, which are what is in
+            no other.
+        asked: Names of groups that the model must have.
+    """
+    predicates = {name: one.layers for name, one in wanted.items() if name not in KINDS}
+
+    def kind_of(layer):
+        return None if layer is None else group_of(layer, predicates)
+
     seen: set[str] = set()
     skipped: list[Any] = []
     fits: dict[Any, Any] = {}
@@ -110,28 +135,28 @@ def regularize(
         return fits.setdefault((id(penalty), str(found)), found)
 
     def replace(layer, graph):
-        kind = group(layer)
+        kind = kind_of(layer)
         if kind is None:
-            return _replace_other(layer, graph, rates, skipped, spatial)
+            return _replace_other(layer, graph, wanted, kind_of, skipped)
         seen.add(kind)
-        changes = {}
-        if penalties[kind] is not None:
+        changes, one = {}, wanted[kind]
+        if one.penalty is not None:
             inner = unwrapped(layer)
             keys = [key for key in _KERNELS if key in inner.get_config()]
-            changes = {key: fitting(penalties[kind], inner, key) for key in keys}
+            changes = {key: fitting(one.penalty, inner, key) for key in keys}
         new = copy_of(layer, **changes)
         end = graph.end_of_block(layer)
         inner = not graph.leads_to_output(end)
         chain = [new]
-        if batch_norm and inner and not _has_normalization(layer, graph):
+        if one.batch_norm and inner and not _has_normalization(layer, graph):
             chain = _with_normalization(layer, new, graph)
         if end is layer and inner:
-            chain += _dropout_after(layer, graph, layer, rates, spatial)
+            chain += _dropout_after(layer, graph, layer, one)
         return chain
 
     result = rewrite(model, replace)
-    for name in ("conv", "dense"):
-        if (penalties[name] is not None or rates[name] is not None) and name not in seen:
+    for name in wanted:
+        if name in asked and name not in seen:
             raise ValueError(
                 f"Expected a model with layers of the group {name!r}. Received: the model "
                 f"{model.name!r}, whose groups are {sorted(seen)}"
@@ -140,29 +165,44 @@ def regularize(
         warnings.warn(
             "`regularize` acts on convolutional and dense layers, and on dropout behind one group "
             f"of them. It leaves as they are: {named(skipped)}.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return result
 
 
-def _replace_other(layer, graph, rates, skipped, spatial):
+def _checked_groups(groups):
+    if groups is None:
+        return {}
+    if not isinstance(groups, dict) or not all(
+        isinstance(one, LayerGroup) and isinstance(name, str) and name not in KINDS
+        for name, one in groups.items()
+    ):
+        raise ValueError(
+            "Expected `groups` to be a dict from names, other than 'conv' and 'dense', to "
+            f"`LayerGroup`s. Received: groups={groups!r}"
+        )
+    return groups
+
+
+def _replace_other(layer, graph, wanted, kind_of, skipped):
     """Layers without a kernel: dropout goes behind the last one of a block, or changes there."""
     if _is_dropout(layer):
         owners = [graph.owner(before) for before in graph.feeding(layer)]
-        groups = {None if owner is None else group(owner) for owner in owners}
-        wanted = {rates.get(kind) for kind in groups}
-        new_rate = wanted.pop() if len(wanted) == 1 else None
-        if wanted:  # it stands behind several groups
+        settings = {wanted.get(kind_of(owner)) for owner in owners}
+        rates = {None if one is None else one.dropout for one in settings}
+        new_rate = rates.pop() if len(rates) == 1 else None
+        if rates:  # it stands behind several groups
             skipped.append(layer)
         if new_rate is None:
             return [copy_of(layer)]
+        spatial = all(one.spatial_dropout for one in settings)
         return [_changed(layer, new_rate, owners if spatial else [])]
     if has_kernel(layer) and not isinstance(layer, keras.layers.Embedding):
         skipped.append(layer)
     owner = graph.owner(layer)
     chain = [copy_of(layer)]
     if owner is not None and not graph.leads_to_output(layer):
-        chain += _dropout_after(layer, graph, owner, rates, spatial)
+        chain += _dropout_after(layer, graph, owner, wanted[kind_of(owner)])
     return chain
 
 
@@ -221,8 +261,8 @@ def _with_normalization(layer, new, graph):
     return [copy_of(new, **LINEAR), normalization, split_activation(layer, graph)]
 
 
-def _dropout_after(layer, graph, owner, rates, spatial):
-    value = rates[group(owner)]
+def _dropout_after(layer, graph, owner, wanted):
+    value, spatial = wanted.dropout, wanted.spatial_dropout
     if not value or _is_dropout(graph.after(layer)):
         return []
     name, dtype = graph.free_name(f"{layer.name}_dropout"), layer.dtype_policy
@@ -231,17 +271,3 @@ def _dropout_after(layer, graph, owner, rates, spatial):
         kind, formats = whole
         return [kind(value, name=name, dtype=dtype, **formats)]
     return [layers.Dropout(value, name=name, dtype=dtype)]
-
-
-def _penalty(name, given):
-    """A kernel regularizer, from whatever Keras takes for one."""
-    try:
-        found = given if given is None else keras.regularizers.get(given)
-    except Exception:
-        found = int  # no regularizer
-    if isinstance(found, type) or not (found is None or callable(found)):
-        raise ValueError(
-            f"Argument `{name}` must be a `keras.Regularizer` or its name, or `None`. "
-            f"Received: {name}={given!r}"
-        )
-    return found

@@ -1,146 +1,214 @@
-"""A KerasTuner hypermodel: penalties, dropout, batch normalization, batch size, learning rate."""
+"""A KerasTuner hypermodel: whatever regularizes a network, as hyperparameters."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import weakref
 from typing import Any
 
 import keras
 import keras_tuner
 
-from keras_regtools import measures, regularizers
-from keras_regtools.callbacks import LinearScalingLR
-from keras_regtools.callbacks.recording import finite_or_nan
-from keras_regtools.data import Batches, is_arrays
-from keras_regtools.surface import LossSurface
-from keras_regtools.surgery import regularize
-from keras_regtools.surgery.compilation import copy_compilation
-from keras_regtools.surgery.graph import group
-from keras_regtools.validation import (
-    flag,
-    keras_model,
-    non_negative,
-    one_of,
-    optional,
-    positive_integer,
-    positive_pair,
-    several,
-)
+from keras_regtools.surgery import LayerGroup
+from keras_regtools.surgery.regularize import regularize_groups
+from keras_regtools.tuner.optimizers import Optimizers
+from keras_regtools.tuner.own_hyperparameters import Asked, checked_model_fn
+from keras_regtools.tuner.pasted import code_of
+from keras_regtools.tuner.raced import raced, save_best
+from keras_regtools.tuner.racing import checked_seeds
+from keras_regtools.tuner.search_checks import check_directory, check_objective
+from keras_regtools.tuner.search_data import SearchData, classes_of
+from keras_regtools.tuner.soft_targets import soft_loss
+from keras_regtools.tuner.space import Chosen, Space
+from keras_regtools.tuner.trial_model import compile_trial
+from keras_regtools.tuner.trial_results import LOSSES, checked_results
+from keras_regtools.tuner.trial_run import Diverged, Workshop, factor
+from keras_regtools.validation import flag, keras_model, optional, positive_integer
 
 
 class RegularizationHyperModel(keras_tuner.HyperModel):
-    """Search how to regularize a model: convolutional and dense layers apart, rate tied to batch.
+    """Search how to regularize a network: each group of layers apart, the rate tied to the batch.
 
-    Hyperparameters (those of a group only if the model has such layers): `conv_l2`, `dense_l2`
-    (1e-6 to 1e-1, logarithmic), `conv_dropout`, `dense_dropout` (0 to 0.7), `batch_norm`,
-    `batch_size`, and `learning_rate`, the rate at `base_batch_size`: the rate of a trial is scaled
-    from it by the rule as its batch is, with warm-up.
+    A value is fixed; `(low, high)` is searched, strengths and rates on a logarithmic axis where
+    `low` is above zero, `(low, high, step)` in steps; a list is a choice; `tuner.optional(…)` of
+    any of these has a switch. The hyperparameters have the names of their group and ingredient:
+    `conv/l2`, `conv/l2/on` for its switch, `dense/dropout`, `batch_norm`, `batch_size`,
+    `learning_rate`, `weight_decay`.
 
-    The batch size is the trial's, so pass arrays to `search`. Each trial keeps the weights of its
-    epoch with the lowest validation loss and returns, measured on them: `val_loss` and `loss`
-    without the penalties (losses with penalties of different strength cannot be compared),
-    `val_accuracy` where the model has one output with class probabilities, `generalization_gap` =
-    val_loss − loss, `generalization_ratio` = val_loss / loss, and `sharpness`, Keskar's.
+    A trial keeps the weights of its epoch with the least validation loss without penalties, and
+    returns what is measured on them: `results`, every metric of yours as `val_…`, and what it took,
+    `epochs`, `seconds`, `measuring_seconds`. A trial that diverges is failed with the reason.
 
     Args:
-        model_fn: Function without arguments that returns a new Sequential or functional model,
-            compiled or not; a compiled one keeps its loss and metrics.
-        optimizer: `"sgd"` (momentum 0.9) or `"adam"`.
-        loss: The loss for a model that is not compiled.
-        batch_sizes: The batch sizes to choose from.
-        base_batch_size: The batch size to which `learning_rate` refers.
-        learning_rates: Lowest and highest base rate.
-        rule: `"linear"` or `"sqrt"`, as for `callbacks.LinearScalingLR`.
-        warmup_epochs: Length of the warm-up.
-        samples: Training samples on which the loss and the sharpness are measured.
-        batch_norm: Whether batch normalization is searched; `True` or `False` fixes it.
+        model_fn: What is regularized: a function without arguments or of `hp`, or a
+            `keras_tuner.HyperModel`, that gives a new Sequential or functional model. A compiled
+            one keeps its optimizer, loss and metrics. Its own hyperparameters are searched along;
+            one named `learning_rate` or `batch_size` takes the place of ours.
+        conv, dense: Dict from ingredients to values, for convolutional and dense layers: `"l2"`,
+            `"l1"`, `"group_lasso"`, `"orthogonal"`, `"dropout"`, `"spatial_dropout"`. By default
+            L2 from 1e-6 to 1e-1 with a switch and dropout from 0 to .7; `{}` for nothing.
+        groups: Dict from names of your own to `(layers, ingredients)`, where `layers` is a function
+            of a layer or a list of names; `conv` and `dense` are for the others.
+        batch_norm: `None` searches whether there is any; `True`, `False` or the name of a group
+            fixes it; a list of them is a choice.
+        tied: Whether dense layers have the values of the convolutions; `"search"` for a choice.
+        optimizer: `None` for that of the model, or SGD with momentum .9; a name, an optimizer, a
+            list of names, or a dict from names to ranges of rates.
+        learning_rates: The base rate: by default a factor of 10 around that of a compiled model, or
+            1e-3 to 1e-1 for SGD and 1e-4 to 1e-2 for others.
+        batch_sizes: List of sizes, or one.
+        base_batch_size: To which `learning_rate` refers.
+        rule: `"linear"` or `"sqrt"` scales the rate of a trial with its batch, `"free"` does not;
+            a list is a choice.
+        warmup_epochs: From the base rate to the scaled one.
+        decay: `None`, `"cosine"`, or the share of the rate that is left at the end of an
+            exponential decay.
+        weight_decay: Decoupled, on kernels only.
+        sam: ρ of `callbacks.SharpnessAwareMinimization`.
+        label_smoothing: From 0 to 1, in the loss that is trained, not in what is measured.
+        mixup, cutmix, rand_augment: Strengths of Keras' layers of these names, for images.
+        loss: The loss for a model that is not compiled, which gets accuracy as its metric.
+        results: Names out of `val_loss`, `loss`, `generalization_gap` (val_loss − loss),
+            `generalization_ratio`, `parameters`, `sharpness` (Keskar's, 40 gradients of `samples`)
+            and the short names of other measures; or a dict from names to functions of a
+            `LossSurface`.
+        samples: Training samples that the loss and measures are taken on.
+        precise_batch_norm: Whether trials with batch normalization have a
+            `callbacks.PreciseBatchNorm`: in trainings as short as those of a search, moving
+            statistics lag behind, and batch normalization would look worse than it is.
+        seeds: How many seeds a trial gets at most, or a list. With more than one it *races*: it
+            gets the next only while its interval of the objective overlaps that of the best trial;
+            the results are means, `<objective>/sd` and `seeds` say the spread and the number.
+            `None` leaves the seeds alone.
         name, tunable: Those of `keras_tuner.HyperModel`.
 
     Raises:
-        TypeError: a `model_fn` that cannot be called or does not return a Keras model.
-        ValueError: batch sizes that are not positive, an unknown optimizer or rule; in `search`,
-            data other than arrays, or no validation data.
+        TypeError, ValueError: when it is made, for values that are none, and by the tuner, before
+            it trains, for models, groups and data that do not fit.
 
     Reference:
-        Convolutional and dense layers tuned apart: Pathak and Chang, 2020.
+        Convolutional and dense layers tuned apart: Pathak and Chang, 2020. Switches:
+        [Kadra et al., 2021](https://arxiv.org/abs/2106.11189).
 
     Example:
 
     >>> import keras_tuner
     >>> from keras_regtools.applications import lenet5
-    >>> hypermodel = RegularizationHyperModel(lenet5, batch_sizes=(32, 256))
+    >>> from keras_regtools.tuner import optional
+    >>> hypermodel = RegularizationHyperModel(
+    ...     lenet5, conv={"l2": optional((1e-6, 1e-2))}, dense={"dropout": (0, 0.5)})
     >>> hp = keras_tuner.HyperParameters()
     >>> model = hypermodel.build(hp)
-    >>> sorted(hp.values)  # doctest: +NORMALIZE_WHITESPACE
-    ['batch_norm', 'batch_size', 'conv_dropout', 'conv_l2', 'dense_dropout', 'dense_l2',
-     'learning_rate']
+    >>> sorted(hp.values)
+    ['batch_norm', 'batch_size', 'conv/l2', 'conv/l2/on', 'dense/dropout', 'learning_rate']
     """
 
     def __init__(
         self,
-        model_fn: Callable[..., keras.Model],
+        model_fn: Any,
         *,
-        optimizer: Any = "sgd",
-        loss: Any = "sparse_categorical_crossentropy",
-        batch_sizes: Sequence[int] = (32, 64, 128, 256),
-        base_batch_size: int = 32,
-        learning_rates: tuple[float, float] = (1e-3, 1e-1),
-        rule: str = "linear",
-        warmup_epochs: float = 1,
-        samples: int | None = 1024,
+        conv: Any = None,
+        dense: Any = None,
+        groups: Any = None,
         batch_norm: Any = None,
+        tied: Any = False,
+        optimizer: Any = None,
+        learning_rates: Any = None,
+        batch_sizes: Any = (32, 64, 128, 256),
+        base_batch_size: int = 32,
+        rule: Any = "linear",
+        warmup_epochs: Any = 1,
+        decay: Any = None,
+        weight_decay: Any = None,
+        sam: Any = None,
+        label_smoothing: Any = None,
+        mixup: Any = None,
+        cutmix: Any = None,
+        rand_augment: Any = None,
+        loss: Any = "sparse_categorical_crossentropy",
+        results: Any = (*LOSSES, "sharpness"),
+        samples: int | None = 1024,
+        precise_batch_norm: bool = True,
+        seeds: Any = None,
         name: str | None = None,
         tunable: Any = True,
     ) -> None:
         super().__init__(name=name, tunable=tunable)
-        if not callable(model_fn):
-            raise TypeError(
-                "Expected `model_fn` to be a function without arguments that returns a model. "
-                f"Received: model_fn={model_fn!r}"
-            )
-        self.model_fn = model_fn
-        self.optimizer = one_of("optimizer", optimizer, ("sgd", "adam"))
+        self.model_fn, self._make = model_fn, checked_model_fn(model_fn)
+        several = list(batch_sizes) if isinstance(batch_sizes, (list, tuple)) else batch_sizes
+        training = {
+            "warmup_epochs": warmup_epochs, "weight_decay": weight_decay, "sam": sam,
+            "label_smoothing": label_smoothing, "mixup": mixup, "cutmix": cutmix,
+            "rand_augment": rand_augment,
+        }  # fmt: skip
+        self.space = Space(conv, dense, groups, batch_norm, tied, several, rule, decay, training)
+        self.optimizers = Optimizers(optimizer, learning_rates)
         self.loss = loss
-        self.batch_sizes = several("batch_sizes", batch_sizes, positive_integer)
         self.base_batch_size = positive_integer("base_batch_size", base_batch_size)
-        self.learning_rates = list(positive_pair("learning_rates", learning_rates))
-        self.rule = one_of("rule", rule, ("linear", "sqrt"))
-        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
-        self.samples = positive_integer("samples", samples)
-        self.batch_norm = optional(flag)("batch_norm", batch_norm)
+        self.measures, self.results = checked_results(results)
+        self.samples = optional(positive_integer)("samples", samples)
+        self.precise_batch_norm = flag("precise_batch_norm", precise_batch_norm)
+        self.seeds = checked_seeds(seeds)
+        self.searched: dict[str, Any] = {}  # the arguments of `search`
+        self._workshop: Any = None
+        self._was_compiled = False
+        self._before: Any = None  # a weak reference to the model that was made last
+        self._plans: Any = weakref.WeakKeyDictionary()
 
     def build(self, hp: Any) -> keras.Model:
-        model = keras_model(self.model_fn())
-        groups = {kind for kind in map(group, _inner_layers(model)) if kind}
-        settings: dict[str, Any] = {}
-        # Around the usual values, 5e-4 for L2 (VGG) and .5 for dropout (Srivastava et al., 2014):
-        # from what changes nothing to where a network no longer fits.
-        for name in sorted(groups):
-            strength = hp.Float(f"{name}_l2", 1e-6, 1e-1, sampling="log", default=1e-4)
-            settings[name] = regularizers.L2(strength)
-            settings[f"{name}_dropout"] = hp.Float(f"{name}_dropout", 0.0, 0.7, step=0.1)
-        if self.batch_norm is None:
-            settings["batch_norm"] = hp.Boolean("batch_norm")
-        else:
-            settings["batch_norm"] = bool(self.batch_norm)
-        hp.Choice("batch_size", self.batch_sizes)
-        low, high = self.learning_rates
-        rate = hp.Float("learning_rate", low, high, sampling="log", default=math.sqrt(low * high))
-        new = regularize(model, **settings)
-        self._compile(new, model, rate)
+        """A network that is regularized and compiled as these hyperparameters say."""
+        return self._built(hp)
+
+    def build_plain(self, hp: Any) -> keras.Model:
+        """The same network with the same batch size, rate and optimizer, and nothing else of what
+        is searched."""
+        return self._built(hp, plain=True)
+
+    def _built(self, hp, plain=False):
+        asked = Asked(hp)
+        model = self._model(asked)
+        names = self.space.groups_of(model)
+        ours = Asked(hp)
+        chosen = self.space.choose(ours, names, asked.names)
+        if plain:
+            kept = {n: chosen.training.get(n) for n in ("rule", "warmup_epochs", "decay")}
+            chosen = Chosen({}, kept, chosen.batch_size)
+        groups = {"conv": LayerGroup(()), "dense": LayerGroup(()), **chosen.groups}
+        new = regularize_groups(model, groups)
+        self._was_compiled = model.compiled
+        optimizer, rate = self.optimizers.choose(ours, model, asked.names)
+        compile_trial(new, model, optimizer, chosen, self.space, self.loss)
+        own = {name: hp.values.get(name) for name in asked.names}
+        self._plans[new] = chosen, rate, own, asked.names | ours.names
         return new
 
-    def _compile(self, new, model, rate):
-        if self.optimizer == "sgd":
-            optimizer = keras.optimizers.SGD(rate, momentum=0.9)
-        else:
-            optimizer = keras.optimizers.Adam(rate)
-        if model.compiled:
-            copy_compilation(model, new, optimizer=optimizer)
-        else:
-            new.compile(optimizer, self.loss, metrics=["accuracy"])
-            optimizer.build(new.trainable_variables)  # so that the tuner can load its state
+    def plan(self, hp: Any, model: keras.Model) -> Any:
+        """What a model that was built is to be trained with.
+
+        Args:
+            hp: The hyperparameters that it was built with.
+            model: The model.
+
+        Returns:
+            The `Chosen`, the base rate or `None`, the values of the user's own hyperparameters, and
+            all names.
+        """
+        if model not in self._plans:
+            self._plans[model] = self._plans[self.build(hp)]
+        return self._plans[model]
+
+    def _model(self, hp):
+        model, again = keras_model(self._make(hp)), self._before() if self._before else None
+        if self._before is None:
+            again = self._make(hp)
+        if again is model:
+            raise keras_tuner.errors.FatalValueError(
+                "Expected `model_fn` to give a new model each time. Received: the same one twice"
+            )
+        self._before = weakref.ref(model)
+        return model
+
+    def _loss(self, model):
+        return model.loss if model.compiled else self.loss
 
     def fit(
         self,
@@ -149,89 +217,77 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         x: Any = None,
         y: Any = None,
         *args: Any,
-        validation_data: Any = None,
         callbacks: Any = (),
         **kwargs: Any,
     ) -> Any:
-        if x is None or not is_arrays(x):
-            raise keras_tuner.errors.FatalValueError(  # a ValueError that ends the search
-                "Expected arrays as `x`, because each trial has its own batch size. "
-                f"Received: x={x!r}"
-            )
-        if validation_data is None:
-            raise keras_tuner.errors.FatalValueError(
-                "Expected `validation_data` in `search`. Received: None"
-            )
-        batch_size = hp.get("batch_size")
-        scaling = LinearScalingLR(
-            batch_size,
-            self.base_batch_size,
-            hp.get("learning_rate"),
-            rule=self.rule,
-            # A tuner that trains a trial in parts, as Hyperband does, goes on at the full rate.
-            warmup_epochs=0
-            if kwargs.get("initial_epoch")
-            else min(self.warmup_epochs, kwargs.get("epochs", 1)),
-        )
-        best = keras.callbacks.EarlyStopping(
-            "val_loss", mode="min", patience=kwargs.get("epochs", 1), restore_best_weights=True
-        )
-        kwargs.pop("batch_size", None)
-        model.fit(
-            x,
-            y,
-            *args,
-            batch_size=batch_size,
-            validation_data=validation_data,
-            callbacks=[*callbacks, scaling, best],
-            **kwargs,
-        )
-        for callback in callbacks:
-            if type(callback).__name__ == "SaveBestEpoch":  # by another quantity, perhaps
-                model.save_weights(callback.filepath)
-        return self.measure(model, x, y, validation_data, kwargs.get("sample_weight"))
+        """Train a trial, with one seed or several, and give its results as a dict of floats."""
+        tuner = next((c.tuner for c in callbacks if hasattr(c, "tuner")), None)
+        objective = next((c.objective for c in callbacks if hasattr(c, "objective")), None)
+        try:
+            workshop = self._prepared(model, x, y, args, kwargs)
+            check_directory(tuner, self.told(), self.plan(hp, model)[-1], hp)
+            check_objective(objective, self.results, lambda: workshop.metrics_of(model))
+        except (TypeError, ValueError) as error:  # which end the search
+            raise keras_tuner.errors.FatalValueError(str(error)) from error
+        settings = {"validation_batch_size": 256, **kwargs}
+        settings = {k: v for k, v in settings.items() if k not in _OF_DATA}
+        left_out = ("verbose", "initial_epoch", "epochs")
+        self.searched |= {k: v for k, v in settings.items() if k not in left_out}
+        try:
+            found = raced(self, workshop, hp, model, settings, callbacks, tuner, objective)
+        except Diverged as error:
+            values = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in hp.values.items()}
+            told = ", ".join(f"{k}={v}" for k, v in values.items())
+            raise keras_tuner.errors.FailedTrialError(f"Diverged: {error}. {told}") from error
+        save_best(callbacks, model, found)
+        return found
 
-    def measure(
-        self, model: keras.Model, x: Any, y: Any, validation_data: Any, sample_weight: Any = None
-    ) -> Any:
-        """The results of a trained model, as a dict of floats.
+    def workshop(self, model: keras.Model, x: Any, y: Any, **kwargs: Any) -> Any:
+        """Where trials on these data are trained, see `fit`."""
+        return self._prepared(model, x, y, (), kwargs)
+
+    def _prepared(self, model, x, y, args, kwargs):
+        if args:
+            raise ValueError(
+                "Expected `x` and `y` by their places and all else by name. "
+                f"Received: {2 + len(args)} arguments by their places"
+            )
+        if kwargs.get("batch_size") is not None:
+            raise ValueError(
+                "Expected no `batch_size` in `search`, as each trial has its own: pass "
+                "`batch_sizes=` to the hypermodel, one number to fix it. "
+                f"Received: {kwargs['batch_size']}"
+            )
+        given = {"x": x, "y": y, **{name: kwargs.get(name) for name in _OF_DATA[3:]}}
+        known = self.searched
+        if self._workshop is None or any(given[n] is not known.get(n) for n in given):
+            soft = self.space.needs_soft_targets
+            data = SearchData(model, *given.values(), classes_of(model) if soft else None)
+            # What is measured knows no smoothed labels.
+            loss = soft_loss(self._loss(model)) if soft else None
+            arguments = self.samples, loss, self.measures, self.results
+            sizes = self.base_batch_size, self.precise_batch_norm
+            self._workshop = Workshop(data, *arguments, *sizes)
+        self.searched = {**given, "epochs": kwargs.get("epochs", 1)}
+        return self._workshop
+
+    def code(self, hp: Any) -> str:
+        """The settings of a trial as Python code to paste, which trains `network()` as it was.
 
         Args:
-            model: The trained model.
-            x, y: Training data; a fixed subsample is measured.
-            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset.
-            sample_weight: Weights of the training data.
-
-        Returns:
-            A dict with `val_loss`, `loss`, `generalization_gap`, `generalization_ratio`,
-            `sharpness` and, where it can be computed, `val_accuracy`.
+            hp: The hyperparameters of the trial.
         """
-        training = LossSurface(
-            model,
-            Batches(x, y, sample_weight).subsample(self.samples),
-            mode="batch_statistics",
-            penalties=False,
-        )
-        loss = LossSurface(model, training.data, penalties=False).value()
-        if not isinstance(validation_data, (tuple, list)):
-            validation_data = (validation_data,)
-        validation = LossSurface(model, *validation_data, penalties=False).value()
-        results = {
-            "val_loss": validation,
-            "loss": loss,
-            "generalization_gap": validation - loss,
-            "generalization_ratio": validation / loss if loss > 0 else math.nan,
-            "sharpness": measures.keskar_sharpness(training).value,
-        }
-        weights = dict(zip(["sample_weight"], validation_data[2:], strict=False))
-        accuracy = model.evaluate(*validation_data[:2], **weights, verbose=0, return_dict=True)
-        results |= {f"val_{k}": v for k, v in accuracy.items() if k.endswith(("accuracy", "acc"))}
-        return {name: finite_or_nan(value) for name, value in results.items()}
+        model = self.build(hp.copy())
+        chosen, rate, *_ = self.plan(hp, model)
+        kept = self.optimizers.given is None and self._was_compiled
+        k = factor(chosen, self.base_batch_size)
+        return code_of(chosen, rate, k, model, kept, self.precise_batch_norm)
+
+    def told(self) -> dict[str, Any]:
+        """What is searched, for JSON, by name."""
+        return {**self.space.told(), **self.optimizers.told()}
 
 
-def _inner_layers(model):
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _inner_layers(layer)
-        else:
-            yield layer
+_OF_DATA = (
+    "x", "y", "batch_size", "sample_weight", "validation_data", "validation_split"
+)  # fmt: skip

@@ -34,13 +34,19 @@ def fingerprint(*data):
     return found.hexdigest()[:16]
 
 
-def description(model):
-    """What tells one network from another: all settings but names, and addresses in memory."""
+def description(model, ignored=()):
+    """What tells one network from another: all settings but names, and addresses in memory.
+
+    Args:
+        model: A compiled model.
+        ignored: Names of other settings that may differ.
+    """
     settings = [list(v.shape) for v in model.weights]
     for one in (*all_layers(model), model.optimizer, model.loss):
         settings.append([type(one).__name__, _settings(one)])
     text = json.dumps(settings, default=str, sort_keys=True)
-    text = re.sub(r'"(name|learning_rate)": [^,}]*| at 0x[0-9a-f]+', "", text)
+    names = "|".join(["name", "learning_rate", *ignored])
+    text = re.sub(rf'"({names})": [^,}}]*| at 0x[0-9a-f]+', "", text)
     letters = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{model.count_params()} parameters, {letters}"
 
