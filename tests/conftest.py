@@ -8,8 +8,11 @@ cheaper test, or another row of the same one, holds in the default run: see `pro
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Without oneDNN, TensorFlow has no convolution with the channels first on some processors.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 if os.environ.get("KERAS_BACKEND") == "torch":  # threads get in each other's way on tiny tensors
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,5 +44,7 @@ def _what_stays_is_not_searched_again():
 def _fresh_seeds():
     keras.utils.set_random_seed(0)
     yield
+    if "matplotlib.pyplot" in sys.modules:  # which warns of many open figures, in any later test
+        sys.modules["matplotlib.pyplot"].close("all")
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")

@@ -167,6 +167,13 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(TRAINING).repeat()
         ),
         ((TRAINING[0], TRAINING[1][:30]), {}, "the same number of samples"),
         (TRAINING, {"validation_data": (1, 2, 3, 4)}, "one input"),
+        (
+            (np.where(np.arange(40) == 3, np.nan, TRAINING[0].T).T, TRAINING[1]),
+            {},
+            "Received: training x with such in 1 of 40 samples",
+        ),
+        ((TRAINING[0], TRAINING[1] + 1), {}, "Received: training labels from 1 to 3"),
+        ((TRAINING[0], np.eye(3)[TRAINING[1]]), {}, "Pass `loss='categorical_crossentropy'`"),
     ],
 )
 def test_other_data_are_refused(data, kwargs, message):
@@ -186,6 +193,15 @@ def random_search(tmp_path, hypermodel, objective="val_loss", trials=3, **kwargs
 def search(tuner, **kwargs):
     kwargs = {"validation_data": VALIDATION, "epochs": 2, "verbose": 0, **kwargs}
     tuner.search(*TRAINING, **kwargs)
+
+
+def test_a_search_tells_of_trials_and_not_of_epochs(tmp_path, capsys):
+    hypermodel = RegularizationHyperModel(compiled, **FAST)
+    search(random_search(tmp_path, hypermodel, trials=2), verbose=1)
+    printed = capsys.readouterr().out
+    assert printed.count("Best val_loss So Far: ") == 2
+    assert "Epoch" not in printed
+    assert len(printed.splitlines()) < 60
 
 
 def test_a_metric_of_the_users_can_be_the_objective(tmp_path):
@@ -304,6 +320,23 @@ def test_a_directory_with_other_hyperparameters_is_refused(tmp_path):
     with pytest.raises(ValueError) as caught:
         search(random_search(tmp_path, RegularizationHyperModel(compiled, **other), trials=2))
     assert "with learning_rates=None there and [0.001, 0.002] here" in str(caught.value)
+
+
+def test_conditions_of_the_users_go_along_and_resume(tmp_path):
+    def model_fn(hp):
+        units = 4
+        if hp.Choice("kind", ["narrow", "wide"]) == "wide":
+            with hp.conditional_scope("kind", ["wide"]):
+                units = hp.Int("units", 8, 16)
+        return keras.Sequential([keras.Input((4,)), layers.Dense(units), layers.Dense(3)])
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    settings = {**FAST, "loss": loss}
+    for trials in (3, 6):
+        tuner = random_search(tmp_path, RegularizationHyperModel(model_fn, **settings), "val_loss",
+                              trials)  # fmt: skip
+        search(tuner, epochs=1)
+    assert len(table(tuner)) == 6
 
 
 @pytest.mark.slow

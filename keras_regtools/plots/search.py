@@ -106,8 +106,8 @@ def best_so_far(table: Any, ax: Any = None) -> Axes:
         seeds, a band of two standard errors of the best one's mean. A later trial within it may
         be as good.
     """
-    ax, name = on(ax), table.attrs["objective"]
     kept = comparable(table)
+    ax, name = on(ax), table.attrs["objective"]
     kept = kept.assign(_number=[_number(trial) for trial in kept["trial"]]).sort_values("_number")
     values = kept[name].to_numpy(dtype=float)
     worst = table.attrs["direction"] == "max"
@@ -186,9 +186,10 @@ def parallel_coordinates(table: Any, ax: Any = None, columns: Any = None) -> Axe
     """
     import matplotlib
 
-    ax, kept = on(ax), comparable(table)
+    kept = comparable(table)
     names = columns or [n for n in table.attrs["space"] if kept[n].nunique() > 1]
     refuse_unknown(table, list(names))
+    ax = on(ax)
     scaled = np.array([_scaled(kept, name) for name in names]).T
     values = kept[table.attrs["objective"]].to_numpy(dtype=float)
     order = np.argsort(values)

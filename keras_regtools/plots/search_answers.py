@@ -27,6 +27,7 @@ def importance(importance: Any, ax: Any = None) -> Axes:
     Returns:
         The axes. An interval that reaches zero is that of a hyperparameter which may not matter.
     """
+    refuse_unknown(importance, ["hyperparameter", "importance", "low", "high", "trials"])
     ax = on(ax)
     frame = importance.iloc[::-1]
     at = np.arange(len(frame))
@@ -60,7 +61,8 @@ def conv_against_dense(table: Any, ingredient: str = "l2", ax: Any = None, bins:
     """
     names = [f"conv/{ingredient}", f"dense/{ingredient}"]
     refuse_unknown(table, names)
-    ax, kept = on(ax), comparable(table)
+    kept = comparable(table)
+    ax = on(ax)
     kept = kept[kept[names].notna().all(axis=1)]
     x, y = (kept[name].to_numpy(dtype=float) for name in names)
     values = kept[table.attrs["objective"]].to_numpy(dtype=float)
@@ -107,9 +109,9 @@ def confirmation(result: Any, ax: Any = None) -> Axes:
         The axes: a dot for each seed, and the mean with its 95 % interval. Left of the line is
         better than the baseline.
     """
-    ax = on(ax)
     names = [n for n in result.table["candidate"] if n != result.baseline][::-1]
     wide = result.runs.pivot(index="seed", columns="candidate", values="test_loss")
+    ax = on(ax)
     for i, name in enumerate(names):
         row = result.table[result.table["candidate"] == name].iloc[0]
         difference = wide[name] - wide[result.baseline]

@@ -132,12 +132,13 @@ def _pictures(kept, mattered, confirmation):
                 f"Convolutional against dense layers. If both wanted the same {ingredient}, the "
                 "best fields would lie on the diagonal.",
             )
+    wanted = "larger" if kept.attrs["direction"] == "max" else "smaller"
     for other in ("sharpness", "parameters", "seconds"):
         if other in kept and kept[other].nunique() > 2 and objective != other:
             yield (
                 f"pareto_front_{other}",
                 lambda ax, other=other: plots.pareto_front(kept, other, ax=ax),
-                f"Each dot is a trial. For those on the orange line no other has both a smaller "
+                f"Each dot is a trial. For those on the orange line no other has both a {wanted} "
                 f"{objective} and a smaller {other}.",
             )
             break

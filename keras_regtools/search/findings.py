@@ -59,8 +59,8 @@ def _noise(kept):
     spread = f"{objective}/sd"
     if spread not in kept or "seeds" not in kept or not (kept["seeds"] > 1).any():
         return [
-            "Each trial had one seed, so that nobody knows how much of the differences is luck: "
-            "`seeds=3` says it."
+            "No spread from seed to seed was recorded, so that nobody knows how much of the "
+            "differences is luck: `seeds=3` says it."
         ]
     # Those that hardly learn vary far more, and say nothing of the good ones.
     several = kept.head((len(kept) + 1) // 2)

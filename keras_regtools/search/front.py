@@ -20,7 +20,8 @@ def pareto(table: pd.DataFrame, objectives: Any = ("val_loss", "sharpness")) -> 
 
     Args:
         table: A table of `tuner.table`.
-        objectives: Names of columns, all to be small, or a dict from names to `"min"` or `"max"`.
+        objectives: Names of columns, to be small but for an objective that the search maximized;
+            or a dict from names to `"min"` or `"max"`.
 
     Returns:
         The rows of the front, sorted by the first objective. Trials without one of the numbers are
@@ -36,7 +37,10 @@ def pareto(table: pd.DataFrame, objectives: Any = ("val_loss", "sharpness")) -> 
     >>> pareto(trials, ["val_loss", "parameters"])["val_loss"].tolist()
     [1.0, 2.0]
     """
-    directions = objectives if isinstance(objectives, dict) else dict.fromkeys(objectives, "min")
+    directions = objectives
+    if not isinstance(objectives, dict):
+        own = {table.attrs.get("objective"): table.attrs.get("direction", "min")}
+        directions = {name: own.get(name, "min") for name in objectives}
     missing = [name for name in directions if name not in table.columns]
     if missing or len(directions) < 2:
         raise ValueError(

@@ -68,7 +68,12 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: A table of `table`.
     """
-    objective = table.attrs["objective"]
+    objective = table.attrs.get("objective")
+    if objective not in table.columns:
+        raise ValueError(
+            "Expected a table of `tuner.table`, which knows its objective. Received: one with the "
+            f"columns {list(table.columns)}"
+        )
     kept = table[table[objective].notna()]
     if "status" in kept:
         kept = kept[kept["status"] == "completed"]

@@ -95,7 +95,8 @@ def regularize(
     ['Dense', 'BatchNormalization', 'Activation', 'Dropout', 'Dense']
     """
     groups = _checked_groups(groups)
-    batch_norm = batch_norm if batch_norm in KINDS else flag("batch_norm", batch_norm)
+    one_kind = isinstance(batch_norm, str) and batch_norm in KINDS
+    batch_norm = batch_norm if one_kind else flag("batch_norm", batch_norm)
     spatial = flag("spatial_dropout", spatial_dropout)
     given = {"conv": (conv, conv_dropout), "dense": (dense, dense_dropout)}
     wanted, asked = dict(groups), set(groups)

@@ -15,7 +15,7 @@ from keras_regtools.tuner.confirm import confirm, cost_of_tying
 from keras_regtools.tuner.confirmation import Confirmation
 from keras_regtools.tuner.hypermodel import RegularizationHyperModel
 from keras_regtools.tuner.optuna_objective import optuna_objective
-from keras_regtools.tuner.trial_rate import TrialRate
+from keras_regtools.tuner.trial_rate import BestEpoch, TrialRate
 from keras_regtools.tuner.values import optional
 from keras_regtools.tuner.workers import is_chief, run_workers
 
@@ -23,6 +23,7 @@ __all__ = [
     "AugmentedBatches",
     "BatchSizeStudy",
     "BatchSizes",
+    "BestEpoch",
     "Confirmation",
     "RegularizationHyperModel",
     "TrialRate",

@@ -49,13 +49,16 @@ class Confirmation:
                 f"regularization the difference is {_interval(*paired)}: {_verdict(*paired)}."
             )
         if self.objective == "val_loss" and math.isfinite(first["searched"]):
-            better = first["val_loss"] - first["searched"]
-            curse = "what it was chosen by was not its luck"
-            if better > 0:
+            own = self.runs[self.runs["candidate"] == first["candidate"]]["val_loss"].dropna()
+            mean, low, high = mean_interval(own.to_numpy(dtype=float))
+            curse = "which chance may explain"
+            if low > first["searched"]:
                 curse = f"the best of {self.trials} trials had luck, too (the winner's curse)"
+            elif high < first["searched"]:
+                curse = "it is better than it looked"
             found.append(
                 f"In the search the winner had a validation loss of {first['searched']:.4f}, on "
-                f"fresh seeds it has {first['val_loss']:.4f} ({better:+.4f}): {curse}."
+                f"fresh seeds it has {mean:.4f} (95 %: {low:.4f} to {high:.4f}): {curse}."
             )
         lost = self.runs[self.runs["test_loss"].isna()]
         if len(lost):
@@ -104,6 +107,7 @@ def mean_interval(values: Any) -> tuple[float, float, float]:
 
     Example:
 
+    >>> import numpy as np
     >>> [round(v, 4) for v in mean_interval(np.array([1.0, 2.0, 3.0]))]  # 2 ± 4.3027 · 1 / √3
     [2.0, -0.4841, 4.4841]
     """

@@ -15,7 +15,7 @@ from keras_regtools.tuner.own_hyperparameters import Asked, checked_model_fn
 from keras_regtools.tuner.pasted import code_of
 from keras_regtools.tuner.raced import raced, save_best
 from keras_regtools.tuner.racing import checked_seeds
-from keras_regtools.tuner.search_checks import check_directory, check_objective
+from keras_regtools.tuner.search_checks import check_directory, check_labels, check_objective
 from keras_regtools.tuner.search_data import SearchData, classes_of
 from keras_regtools.tuner.soft_targets import soft_loss
 from keras_regtools.tuner.space import Chosen, Space
@@ -220,17 +220,24 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         callbacks: Any = (),
         **kwargs: Any,
     ) -> Any:
-        """Train a trial, with one seed or several, and give its results as a dict of floats."""
+        """Train a trial, with one seed or several, and give its results as a dict of floats.
+
+        Epochs are told with `verbose=2` only: by `verbose=1` the tuner tells of each trial and of
+        the best so far.
+        """
         tuner = next((c.tuner for c in callbacks if hasattr(c, "tuner")), None)
         objective = next((c.objective for c in callbacks if hasattr(c, "objective")), None)
         try:
-            workshop = self._prepared(model, x, y, args, kwargs)
+            workshop = self.workshop(model, x, y, *args, **kwargs)
+            check_labels(model, model.loss, workshop.data)
             check_directory(tuner, self.told(), self.plan(hp, model)[-1], hp)
             check_objective(objective, self.results, lambda: workshop.metrics_of(model))
         except (TypeError, ValueError) as error:  # which end the search
             raise keras_tuner.errors.FatalValueError(str(error)) from error
         settings = {"validation_batch_size": 256, **kwargs}
         settings = {k: v for k, v in settings.items() if k not in _OF_DATA}
+        if settings.get("verbose") in (1, "auto", None):  # the tuner tells of whole trials
+            settings["verbose"] = 0
         left_out = ("verbose", "initial_epoch", "epochs")
         self.searched |= {k: v for k, v in settings.items() if k not in left_out}
         try:
@@ -242,11 +249,8 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         save_best(callbacks, model, found)
         return found
 
-    def workshop(self, model: keras.Model, x: Any, y: Any, **kwargs: Any) -> Any:
+    def workshop(self, model: keras.Model, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         """Where trials on these data are trained, see `fit`."""
-        return self._prepared(model, x, y, (), kwargs)
-
-    def _prepared(self, model, x, y, args, kwargs):
         if args:
             raise ValueError(
                 "Expected `x` and `y` by their places and all else by name. "
@@ -262,7 +266,7 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         known = self.searched
         if self._workshop is None or any(given[n] is not known.get(n) for n in given):
             soft = self.space.needs_soft_targets
-            data = SearchData(model, *given.values(), classes_of(model) if soft else None)
+            data = SearchData(model, **given, classes=classes_of(model) if soft else None)
             # What is measured knows no smoothed labels.
             loss = soft_loss(self._loss(model)) if soft else None
             arguments = self.samples, loss, self.measures, self.results
@@ -281,7 +285,8 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         chosen, rate, *_ = self.plan(hp, model)
         kept = self.optimizers.given is None and self._was_compiled
         k = factor(chosen, self.base_batch_size)
-        return code_of(chosen, rate, k, model, kept, self.precise_batch_norm)
+        precise = self.precise_batch_norm
+        return code_of(chosen, rate, k, model, kept, precise, self._was_compiled)
 
     def told(self) -> dict[str, Any]:
         """What is searched, for JSON, by name."""

@@ -12,7 +12,13 @@ from keras_regtools.tuner.trial_results import normalizes
 
 
 def code_of(
-    chosen: Any, rate: float | None, factor: float, model: keras.Model, kept: bool, precise: bool
+    chosen: Any,
+    rate: float | None,
+    factor: float,
+    model: keras.Model,
+    kept: bool,
+    precise: bool,
+    was_compiled: bool,
 ) -> str:
     """Python code that trains a network as a trial did, with `network`, `x`, `y`, `x_val`, `y_val`
     and `epochs` to be filled in.
@@ -23,6 +29,7 @@ def code_of(
         factor: The multiple that its batch size has.
         model: Its model.
         kept: Whether `network()` is compiled and keeps its optimizer.
+        was_compiled: Whether `network()` is compiled.
         precise: Whether moving statistics are estimated anew.
     """
     training = chosen.training
@@ -33,7 +40,7 @@ def code_of(
     smoothing = training.get("label_smoothing")
     soft = smoothing or any(training.get(n) for n in ("mixup", "cutmix"))
     if not kept or soft or training.get("weight_decay"):
-        lines.append(_compile(model, rate))
+        lines.append(_compile(model, rate, "" if was_compiled else ', metrics=["accuracy"]'))
     lines += _weight_decay(training.get("weight_decay"))
     callbacks = []
     if rate is not None:
@@ -46,7 +53,7 @@ def code_of(
         callbacks.append(f"rt.callbacks.SharpnessAwareMinimization({training['sam']:.6g})")
     if precise and normalizes(model):
         callbacks.append("rt.callbacks.PreciseBatchNorm(x)")
-    callbacks.append("keras.callbacks.EarlyStopping(patience=epochs, restore_best_weights=True)")
+    callbacks.append(_best_epoch(model, smoothing))
     y, y_val = ("keras.utils.to_categorical(y)", "keras.utils.to_categorical(y_val)") if soft else (
         "y", "y_val")  # fmt: skip
     changes = {n: training[n] for n in AUGMENTATIONS if training.get(n)}
@@ -109,7 +116,15 @@ def _penalty(penalty):
     return f"rt.regularizers.{type(penalty).__name__}({strengths})"
 
 
-def _compile(model, rate):
+def _best_epoch(model, smoothing):
+    if not smoothing:
+        return "rt.tuner.BestEpoch()"
+    logits = "from_logits=True" if model.loss.get_config()["from_logits"] else ""
+    data = "(x_val, keras.utils.to_categorical(y_val))"
+    return f"rt.tuner.BestEpoch({data}, keras.losses.CategoricalCrossentropy({logits}))"
+
+
+def _compile(model, rate, metrics):
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     given = _other_settings(optimizer, ("name", "learning_rate", "weight_decay"))
     told = [f"{0.01 if rate is None else rate:.6g}", *given]
@@ -122,7 +137,7 @@ def _compile(model, rate):
         loss = f"keras.losses.{type(loss).__name__}({', '.join(given)})"
     else:
         loss = "loss"  # a function of the user's
-    return f'model.compile({kind}, {loss}, metrics=["accuracy"])'
+    return f"model.compile({kind}, {loss}{metrics})"
 
 
 def _other_settings(one, known):

@@ -3,11 +3,55 @@
 import json
 import pathlib
 
+import keras
+import numpy as np
+from keras import tree
+
 from keras_regtools.records import write_whole
+from keras_regtools.tuner.space import OF_GROUPS, OURS
 from keras_regtools.tuner.trial_results import COSTS
 
 _FILE = "regularization.json"
-_TUNERS = "tuner/"  # of Hyperband
+
+
+def _is_ours(name):
+    """Whether a hyperparameter has a name that only this package gives."""
+    parts = name.removesuffix("/on").split("/")
+    return len(parts) == 2 and parts[1] in OF_GROUPS or name in OURS
+
+
+def check_labels(model, loss, data):
+    """Say it if labels are none of the classes of a model.
+
+    Args:
+        model: A model of the search.
+        loss: Its loss.
+        data: `SearchData`.
+    """
+    sparse = loss == "sparse_categorical_crossentropy" or isinstance(
+        loss, keras.losses.SparseCategoricalCrossentropy
+    )
+    outputs = tree.flatten(model.outputs)
+    if not sparse or len(outputs) != 1:
+        return
+    classes = outputs[0].shape[-1]
+    for kind, batches in (("training", data.training), ("validation", data.validation)):
+        if batches.arrays is None or batches.arrays[1] is None:
+            continue
+        y = np.asarray(tree.flatten(batches.arrays[1])[0])
+        if classes == 1 or (y.ndim == 2 and y.shape[1] == classes):
+            wanted = "binary_crossentropy" if classes == 1 else "categorical_crossentropy"
+            raise ValueError(
+                f"Expected labels for a sparse loss and {classes} outputs. Received: targets of "
+                f"the shape {y.shape}. Pass `loss={wanted!r}` or compile the model with it."
+            )
+        ignored = getattr(loss, "ignore_class", None)
+        known = y if ignored is None else y[y != ignored]
+        if known.size and not (known.min() >= 0 and known.max() < classes):
+            raise ValueError(
+                f"Expected labels from 0 to {classes - 1}, as the model has {classes} outputs. "
+                f"Received: {kind} labels from {known.min()} to {known.max()}"
+            )
 
 
 def check_objective(objective, results, metrics):
@@ -39,8 +83,9 @@ def check_directory(tuner, told, names, hp):
         names: What this hypermodel and the user's own model have declared.
         hp: The hyperparameters of the trial.
     """
+    # Names of the user's own are not known before they are asked for, as in conditions.
     foreign = sorted({one.name for one in hp.space} - set(names))
-    foreign = [name for name in foreign if not name.startswith(_TUNERS)]
+    foreign = [name for name in foreign if _is_ours(name)]
     if foreign:
         where = f" in {str(tuner.project_dir)!r}" if tuner is not None else ""
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import tree
 
 from keras_regtools.backend._tensorflow_datasets import of_length
@@ -41,6 +42,7 @@ class SearchData:
                 parts = (parts[0], soft_targets(parts[1], classes), parts[2])
             self.training = Batches(*parts)
             self._arrays, self.samples = self.training.arrays, self.training.samples
+            refuse_not_finite("training", self._arrays)
         else:
             self._take_dataset(model, x, y, sample_weight, validation_split)
             if classes is not None:
@@ -54,6 +56,7 @@ class SearchData:
                 "to `search`, or `validation_split=` beside arrays. Received: none"
             )
         self.validation = _validation(model, validation_data, classes)
+        refuse_not_finite("validation", self.validation.arrays)
 
     def _take_dataset(self, model, x, y, sample_weight, validation_split):
         if not (hasattr(x, "element_spec") and hasattr(x, "unbatch")):
@@ -106,6 +109,20 @@ class SearchData:
         if self.validation.dataset is not None:
             return self.validation.dataset
         return tuple(part for part in self.validation.arrays if part is not None)
+
+
+def refuse_not_finite(kind, arrays):
+    """Say it if data have NaN or infinite numbers: every trial would seem to diverge."""
+    for name, part in zip(("x", "y", "sample_weight"), arrays or (), strict=False):
+        for array in tree.flatten(part) if part is not None else []:
+            if not np.issubdtype(np.asarray(array).dtype, np.floating):
+                continue
+            wrong = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            if wrong.any():
+                raise ValueError(
+                    f"Expected data without NaN and infinite numbers. Received: {kind} {name} with "
+                    f"such in {wrong.sum()} of {len(array)} samples"
+                )
 
 
 def _is_batched(model, dataset):

@@ -44,6 +44,7 @@ _OF_TRAINING = {
     "rand_augment": Kind(_one),
     "warmup_epochs": Kind(non_negative),
 }
+OURS = (*_OF_TRAINING, "decay", "batch_norm", "tied", "rule")  # of the whole training
 RULES = ("linear", "sqrt", "free")
 SOFT = ("label_smoothing", "mixup", "cutmix")  # what needs targets for each class
 
@@ -77,6 +78,11 @@ class Space:
             "dense": USUAL if dense is None else dense,
         }
         self.predicates = {}
+        if not isinstance(groups, (dict, type(None))):
+            raise TypeError(
+                "Expected `groups` to be a dict from names to (layers, ingredients). "
+                f"Received: groups={groups!r}"
+            )
         for name, one in (groups or {}).items():
             if name in KINDS or not isinstance(one, tuple) or len(one) != 2:
                 raise ValueError(
@@ -92,7 +98,7 @@ class Space:
                     f"Expected one kind of dropout for {name!r}. Received: dropout and "
                     "spatial_dropout"
                 )
-        self.tied = optional(True) if tied == "search" else flag("tied", tied)
+        self.tied = _tied(tied)
         self.batch_norm = _where("batch_norm", batch_norm, list(self.groups))
         self.batch_size = Value("batch_size", batch_sizes, Kind(positive_integer, is_integer=True))
         self.rule = _among("rule", rule, RULES)
@@ -179,14 +185,22 @@ def _among(name, given, options):
     return Value(name, given, Kind(lambda name, value: one_of(name, value, options)))
 
 
+def _tied(given):
+    return optional(True) if isinstance(given, str) and given == "search" else flag("tied", given)
+
+
 def _where(name, given, groups):
     """Which groups get batch normalization: a fixed answer, a choice, or `"search"`, yes or no."""
     if given is None:
         return "search"
     words = {True: "all", False: "none"}
-    if isinstance(given, list):
+    if isinstance(given, bool):
+        return words[given]
+    if isinstance(given, list) and given:
+        given = [one if isinstance(one, (bool, str)) else repr(one) for one in given]
         return _among(name, [words.get(v, v) for v in given], ("none", "all", *groups))
-    return _among(name, words.get(given, given), ("none", "all", *groups)).fixed
+    given = given if isinstance(given, str) else repr(given)
+    return _among(name, given, ("none", "all", *groups)).fixed
 
 
 def _layer_group(name, layers, values, where):

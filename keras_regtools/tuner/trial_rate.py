@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_regtools.regularizers import penalties
+from keras_regtools.surface import LossSurface
 from keras_regtools.training import base_optimizers
 from keras_regtools.validation import Constraint, non_negative, optional, positive
 
@@ -150,3 +152,41 @@ class BestWeights(keras.callbacks.Callback):
         for variable, value in zip(self.model.variables, self._kept, strict=True):
             variable.assign(value)
         return True
+
+
+class BestEpoch(BestWeights):
+    """Gives the model the weights of its epoch with the least validation loss without penalties.
+
+    Keras' `EarlyStopping` looks at the validation loss with the penalties, which fall to the end.
+
+    Args:
+        validation_data: `(x, y)`, where the validation loss of `fit` is another one than what is
+            looked for, as with smoothed labels; `None` takes that of `fit`.
+        loss: The loss to measure on them; the compiled one by default.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.ones((8, 1), "float32")
+    >>> best = BestEpoch()
+    >>> history = model.fit(x, x, epochs=2, validation_data=(x, x), callbacks=[best], verbose=0)
+    >>> best.best == min(history.history["val_loss"])
+    True
+    """
+
+    def __init__(self, validation_data: Any = None, loss: Any = None) -> None:
+        super().__init__(self._measured)
+        self._data, self._loss, self._surface = validation_data, loss, None
+
+    def _measured(self, logs):
+        if self._data is None:
+            return logs["val_loss"] - math.fsum(penalties(self.model).values())
+        if self._surface is None or self._surface.model is not self.model:
+            given = {"loss": self._loss, "penalties": False}
+            self._surface = LossSurface(self.model, *self._data, **given)
+        return self._surface.value()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.restore()

@@ -32,7 +32,8 @@ def checked_results(results):
                 f"`LossSurface`. Received: results={results!r}"
             )
         return dict(results), [*LOSSES, *results]
-    if isinstance(results, str) or not all(isinstance(name, str) for name in results):
+    known = isinstance(results, (list, tuple)) and all(isinstance(n, str) for n in results)
+    if not known:
         raise ValueError(f"Expected `results` to be a list of names. Received: {results!r}")
     unknown = [name for name in results if name not in NAMES]
     if unknown:

@@ -4,6 +4,7 @@ import collections
 import math
 import time
 
+import keras_tuner
 from keras import ops
 
 from keras_regtools.callbacks import PreciseBatchNorm, SharpnessAwareMinimization
@@ -81,7 +82,7 @@ class Workshop:
         strengths = ("l1", "l2", "l21", "strength", "rate")  # variables, which are copied
         key = description(model, strengths), repr(sorted(own.items(), key=str))
         if not reuse or key not in self._held:
-            found = model, Yardstick(model, self.data, *self._arguments), self._precisely(model)
+            found = model, self._measuring(model), self._precisely(model)
             if not reuse:
                 return found
             self._held[key] = found
@@ -89,6 +90,12 @@ class Workshop:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
+
+    def _measuring(self, model):
+        try:
+            return Yardstick(model, self.data, *self._arguments)
+        except (TypeError, ValueError) as error:  # data that the model or its loss cannot take
+            raise keras_tuner.errors.FatalValueError(str(error)) from error
 
     def _precisely(self, model):
         if not (self._precise and normalizes(model)):
