@@ -8,6 +8,7 @@ step. All are in a fit of their own, and make an epoch in turn; a ratio is taken
 import argparse
 import statistics
 
+import _onednn  # noqa: F401
 import keras
 import machine
 import numpy as np

@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 
+import _onednn  # noqa: F401
 import keras
 import keras_tuner
 import machine

@@ -10,6 +10,7 @@ from keras_regtools import (
     records,
     regularizers,
     report,
+    trackers,
     vectors,
 )
 from keras_regtools.growing_batches import GrowingBatches
@@ -40,6 +41,7 @@ __all__ = [
     "shrink",
     "strip",
     "suggest_batch_size",
+    "trackers",
     "tuner",
     "vectors",
 ]

@@ -9,7 +9,7 @@ from keras import layers, ops
 from problems import rows
 
 import keras_regtools as rt
-from keras_regtools.backend._tensorflow_summaries import HistogramWriter
+from keras_regtools.backend._tensorflow_summaries import EventFile
 from keras_regtools.callbacks import ActivationMonitor
 from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormalization
 
@@ -139,8 +139,8 @@ def test_tensorboard_gets_channels_that_stand_still_and_nothing(tmp_path):
         _fit(model, ActivationMonitor(tensorboard=tmp_path), x=x, epochs=1)
     _, _, ((step, buckets),) = _histograms(tmp_path)
     assert (step, buckets[:, 2].sum()) == (0, 40)
-    writer = HistogramWriter(tmp_path / "other")
-    writer.write("nothing", np.zeros((0, 3)), 7)
+    writer = EventFile(tmp_path / "other")
+    writer.histogram("nothing", np.zeros((0, 3)), 7)
     writer.close()
     assert _histograms(tmp_path / "other")[2][0][1].shape == (0, 3)
 

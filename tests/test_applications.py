@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_regtools.applications import c1, c2, f1, lenet5, vgg, vgg16
+from keras_regtools.applications import (
+    alexnet,
+    c1,
+    c2,
+    f1,
+    lenet5,
+    resnet,
+    resnet18,
+    resnet50,
+    vgg,
+    vgg16,
+)
 
 
 def parameters_without_weights(build):
@@ -147,3 +158,61 @@ def test_the_dropout_of_the_convolutional_ones_is_seeded():
     assert rates == [0.5, 0.5]
     seeds = [layer.seed for layer in c2((8, 8, 1), seed=3).layers if hasattr(layer, "seed")]
     assert seeds == [3] * 4
+
+
+def test_alexnet_has_normalization_everywhere_and_dropout_behind_dense_layers():
+    model = alexnet((32, 32, 3), 10, filters=(2, 3, 4, 5, 6), dense=(7, 8), dropout=0.25, seed=3)
+    hidden = ["BatchNormalization", "Activation"]
+    pooled = ["Conv2D", *hidden, "MaxPooling2D"]
+    dense = ["Dense", *hidden, "Dropout"]
+    expected = [*2 * pooled, *2 * ["Conv2D", *hidden], *pooled, "Flatten", *2 * dense]
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == [*expected, "Dense", *hidden]
+    assert [x.rate for x in model.layers if isinstance(x, layers.Dropout)] == [0.25, 0.25]
+    convolutions = [x for x in model.layers if isinstance(x, layers.Conv2D)]
+    assert [(x.kernel_size[0], x.strides[0]) for x in convolutions] == [
+        (11, 4), (5, 1), (3, 1), (3, 1), (3, 1)
+    ]  # fmt: skip
+    assert model.layers[-1].activation is keras.activations.softmax
+    outputs = ops.convert_to_numpy(model(np.ones((2, 32, 32, 3), "float32")))
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_alexnet_and_the_residual_networks_have_the_parameters_of_their_papers():
+    kernels = [363, 2400, 2304, 3456, 3456]
+    counts = [96, 256, 384, 384, 256]
+    expected = sum((k + 5) * c for k, c in zip(kernels, counts, strict=True))
+    units = [256, 4096, 4096, 1000, 10]
+    expected += sum((a + 5) * b for a, b in zip(units, units[1:], strict=False))
+    assert parameters_without_weights(alexnet) == expected
+    # The counts that are known of them hold no moving statistics: two for each filter.
+    assert parameters_without_weights(resnet18) == 11_689_512 + 2 * 4_800
+    assert parameters_without_weights(resnet50) == 25_557_032 + 2 * 26_560
+
+
+@pytest.mark.parametrize(("bottleneck", "width"), [(False, 1), (True, 4)])
+def test_a_residual_network_adds_what_its_blocks_compute(bottleneck, width):
+    model = resnet((16, 16, 3), 5, blocks=(2, 1), filters=4, bottleneck=bottleneck, small=True)
+    sums = [x for x in model.layers if isinstance(x, layers.Add)]
+    assert [x.output.shape for x in sums] == [
+        (None, 16, 16, 4 * width), (None, 16, 16, 4 * width), (None, 8, 8, 8 * width)
+    ]  # fmt: skip
+    for layer in model.layers:  # with kernels of zeros a block gives the ReLU of its input
+        if isinstance(layer, layers.Conv2D) and layer.name.startswith("block1_2"):
+            layer.kernel.assign(ops.zeros_like(layer.kernel))
+    watch = [model.get_layer(f"block1_{i}_relu").output for i in (1, 2)]
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
+    before, after = keras.Model(model.input, watch)(x)
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (before, after)))
+    assert float(ops.max(after)) > 0
+
+
+def test_the_stem_of_large_images_makes_a_quarter_of_them():
+    model = resnet((64, 32, 1), 5, blocks=(1,), filters=2)
+    assert model.get_layer("stem_relu").output.shape == (None, 32, 16, 2)
+    assert model.get_layer("block1_1_relu").output.shape == (None, 16, 8, 2)
+
+
+def test_four_filters_are_no_alexnet():
+    with pytest.raises(ValueError, match="`filters` must be five positive integers"):
+        alexnet(filters=(1, 2, 3, 4))

@@ -145,6 +145,7 @@ def test_a_base_rate_that_is_given_is_believed(tmp_path):
     assert rest == pytest.approx([0.4] * 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_report_keeps_what_callbacks_must_know(tmp_path):
     def given():
         return [

@@ -326,6 +326,7 @@ def dropping():
     return model
 
 
+@pytest.mark.slow
 def test_a_study_repeats_itself_with_dropout_too(tmp_path):
     found = [
         run(BatchSizeStudy(dropping, [4, 16], [0.01, 0.1], seeds=[3]), tmp_path / name)

@@ -137,7 +137,7 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("name", rows(HIDDEN, "a stopped gradient", "inside a block", "moments"))
 def test_a_hidden_second_derivative_is_found_and_its_layer_named(name):
     make, hidden = HIDDEN[name]
     found = make().check()
@@ -221,6 +221,7 @@ def test_a_layer_that_could_not_be_checked_is_named():
     )
 
 
+@pytest.mark.slow
 def test_an_operation_outside_of_layers_is_named():
     found = rt.LossSurface(functional(), X, Y, loss=LOSS).check()
     assert len(found) == HIDES

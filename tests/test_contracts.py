@@ -206,22 +206,27 @@ def test_surfaces_records_and_tables_print_what_they_are(surfaces, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def elsewhere():
-    """A surface that looks from other weights, and that of a model that has them."""
-    rng, surfaces = np.random.default_rng(3), []
-    other = [np.abs(w + 0.1 * rng.standard_normal(w.shape)) for w in model_for_fits().get_weights()]
-    for own in (False, True):
-        model = model_for_fits()
-        if own:
-            model.set_weights(other)
-        surfaces.append(rt.LossSurface(model, X, Y, batch_size=8, mode="training"))
-    return surfaces[0].at(other), surfaces[1], other
+def elsewhere(trained):
+    """A surface that looks from other weights, and what a measure says of a model that has them."""
+    model, surface = trained
+    own, rng = model.get_weights(), np.random.default_rng(3)
+    other = [np.abs(w + 0.1 * rng.standard_normal(w.shape)) for w in own]
+
+    @functools.cache
+    def expected(name):
+        model.set_weights(other)
+        try:
+            return MEASURES[name](surface)
+        finally:
+            model.set_weights(own)
+
+    return surface.at(other), expected, other
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_at_other_weights_is_that_of_a_model_that_has_them(name, elsewhere):
     there, expected, _ = elsewhere
-    expected = MEASURES[name](expected).scalars()
+    expected = expected(name).scalars()
     assert MEASURES[name](there).scalars() == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
@@ -230,8 +235,7 @@ def test_a_measure_of_a_checkpoint_is_that_of_a_model_that_has_it(name, elsewher
     there, expected, other = elsewhere
     checkpoints = {"own": there.model.get_weights(), "other": other}
     table = rt.measures.by_checkpoint(there, {"it": MEASURES[name]}, checkpoints).to_frame()
-    value = MEASURES[name](expected).value
-    assert table.loc["other", "it"] == pytest.approx(value, rel=1e-5)
+    assert table.loc["other", "it"] == pytest.approx(expected(name).value, rel=1e-5)
 
 
 def generators():
@@ -306,9 +310,17 @@ def callbacks(row, tmp_path):
     return [CALLBACKS[name](tmp_path) for name in names]
 
 
-# All together in the default run, or one of them where a fit is long; each alone in the long one.
+# All together in the default run, or one of them where a fit is long; then all together in the long
+# one, and each alone by hand.
 def each_or(row):
-    return pytest.mark.parametrize("row", rows([TOGETHER, *CALLBACKS], row))
+    marks = {row: (), TOGETHER: () if row == TOGETHER else pytest.mark.slow}
+    return pytest.mark.parametrize(
+        "row",
+        [
+            pytest.param(name, marks=marks.get(name, pytest.mark.by_hand))
+            for name in (TOGETHER, *CALLBACKS)
+        ],
+    )
 
 
 @pytest.fixture

@@ -220,6 +220,7 @@ def test_the_picture_shows_the_intervals_and_the_noise_scale_beside_them():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_a_branch_that_explodes_without_end_is_worse_whatever_its_spread():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(128, 6)).astype("float32")

@@ -471,6 +471,7 @@ def without_penalties():
     return problem.surface(mode="batch_statistics", penalties=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", problems.rows(MEASURES, "trace"))
 def test_results_are_equal_when_all_of_them_is_and_cannot_be_written_to(name, without_penalties):
     found, again, other = (MEASURES[name](without_penalties, seed=seed) for seed in (0, 0, 1))

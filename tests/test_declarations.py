@@ -281,6 +281,7 @@ def faults(function, given):
     return [f"{function.__name__}, {k}: {v[:200]}" for k, v in wrong.items()]
 
 
+@pytest.mark.slow
 def test_what_takes_surfaces_records_or_paths_takes_junk_or_says_what_it_expected(
     surface, tmp_path, monkeypatch
 ):

@@ -30,9 +30,9 @@ LONG = [
     f"docs/{name}.md"
     for name in (
         "tutorials", "search", "reports", "curvature", "sharpness", "activations", "learning-rate",
-        "penalties", "batch-normalization", "loss-surface", "landscapes",
+        "penalties", "batch-normalization", "loss-surface", "landscapes", "small-vs-large-batch",
     )
-]  # fmt: skip
+] + ["README.md"]  # fmt: skip
 KINDS = {"python", "text", "diff", "bash"}
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")

@@ -1,7 +1,7 @@
-"""Each example runs: small in the default run, at its defaults (TensorFlow) where time allows.
+"""Each example runs: small in the default run or with `pytest -m slow`, at its defaults by hand.
 
-The small ones run in the process of the tests, which has imported all that they need; with
-`pytest -m slow` each runs by itself, as from the command line.
+The small ones run in the process of the tests, which has imported all that they need; at its
+defaults (`pytest -m "slow or by_hand"`) each runs by itself, as from the command line.
 """
 
 import os
@@ -26,12 +26,15 @@ LONG = (  # even when small; small, LeNet-5 runs without batch normalization
     "distribution_shift.py",
     "lenet5.py",
     "regularization_effects.py",
+    "search_lenet5.py",
     "search_vgg.py",
+    "sharpness_aware.py",
     "small_vs_large_batch.py",
     "sparsity.py",
     "two_devices.py",
     "vgg.py",
 )
+QUICK = ("rescaling.py",)  # at its defaults
 SEEDED = (
     "batch_norm_freedom.py",
     "batch_norm_landscape.py",
@@ -135,6 +138,7 @@ def test_every_option_is_explained(name, inside):
     assert {"--output", "--seed", "--smoke"} <= set(options)
 
 
+@pytest.mark.slow
 def test_without_batch_normalization(tmp_path, inside):
     inside("lenet5.py", "--smoke", "--no-batch-norm", "--output", tmp_path)
     assert "activation_ranges.png" in names(tmp_path)
@@ -155,10 +159,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, inside):
     assert f"There is no folder {tmp_path / 'nowhere'}" in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.by_hand)
+        for name in SCRIPTS
+    ],
+)
 def test_the_example_runs_at_its_defaults(name, tmp_path):
-    """Of seeds two, which take the same path as three."""
+    """Minutes each, so that most are run by hand; of seeds two, which take the path of three."""
     seeds = ("--seeds", 2) if name in SEEDED else ()
     run(name, *seeds, "--output", tmp_path)
     assert names(tmp_path) >= LEFT_BEHIND[name]

@@ -287,6 +287,7 @@ def test_it_says_what_it_does(capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_and_others_change_the_base_rate():
     x = RNG(7).normal(0.3, 1, (60, 3)).astype("float32")
 

@@ -167,6 +167,7 @@ def test_without_noise_and_without_a_gradient():
     assert math.isnan(broken.interval[0])
 
 
+@pytest.mark.slow
 def test_the_rate_over_the_batch_is_a_temperature():
     """16 times the rate at one batch size makes the noise scale at rest about 16 times as large."""
     rng = np.random.default_rng(0)

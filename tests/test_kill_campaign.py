@@ -4,13 +4,8 @@ import kill_campaign
 import pytest
 
 
-def test_a_fit_that_is_killed_once_ends_as_one_that_was_not():
-    _, differences = kill_campaign.campaign(1, "backup first", seed=1)
-    assert differences == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("order", "kills"), [("backup first", 8), ("backup last", 4)])
+@pytest.mark.parametrize(("order", "kills"), [("backup first", 4), ("backup last", 2)])
 def test_a_fit_that_is_killed_many_times_ends_as_one_that_was_not(order, kills):
     made, differences = kill_campaign.campaign(kills, order)
     assert made >= kills / 4  # some fits are over before they are killed

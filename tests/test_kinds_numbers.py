@@ -119,6 +119,7 @@ def test_branches_are_not_refused():
     np.testing.assert_allclose(got, difference(surface, v), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_curvature_of_tables_and_of_dense_layers_over_steps():
     members = [layers.Embedding(5, 2), layers.Dense(3), layers.Softmax()]
     model = keras.Sequential([keras.Input((5,), dtype="int32"), *members])

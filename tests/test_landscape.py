@@ -384,6 +384,7 @@ def test_a_filter_of_zeros_stays_where_it_is():
     np.testing.assert_allclose(lengths_of_filters(ops.convert_to_numpy(direction)), [0, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_hessian_directions_are_the_top_eigenvectors():
     surface = problems.tilted_bowl()  # eigenvalues 3.5 and 0.5 along (1, -1) and (1, 1)

@@ -13,7 +13,9 @@ from keras_regtools.layers import ActivationStatistics, InstrumentedBatchNormali
 pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 JIT = [False] if BACKEND == "torch" else [False, True]  # torch.compile is not what we promise
+# Both hold one and the same recorder: on the other backends one of them does.
 LAYERS = [InstrumentedBatchNormalization, ActivationStatistics]
+LAYERS = LAYERS if BACKEND == "tensorflow" else LAYERS[:1]
 PER_STEP = ["batch_mean", "batch_variance", "mean_distance", "std_distance"]
 SAMPLED = ["minimum", "maximum", "constant_share"]
 IMAGES = (6, 6, 2)
@@ -599,7 +601,7 @@ def test_files_carry_the_record(layer_class, suffix, tmp_path):
     _assert_same_statistics(*layers)
 
 
-@pytest.mark.parametrize("layer_class", rows(LAYERS, ActivationStatistics))
+@pytest.mark.parametrize("layer_class", rows(LAYERS, LAYERS[-1]))
 def test_a_weight_file_without_the_record_loads(layer_class, tmp_path):
     model = _net(layer_class(name="here"))
     _fit(model)

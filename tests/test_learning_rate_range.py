@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from problems import numbers
+from problems import numbers, rows
 
 import keras_regtools as rt
 
@@ -55,7 +55,7 @@ def test_the_edge_of_nesterov_is_where_keras_diverges():
         assert (abs(w) > 1) == grows
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", rows(range(4), 0))
 @pytest.mark.parametrize("size", [1, 4])
 def test_the_noise_of_small_batches_is_no_divergence(size, seed):
     model = network(keras.optimizers.SGD(0.1))
@@ -185,7 +185,7 @@ def same(a, b, named=True):
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", rows(OPTIMIZERS, "schedule", "accumulated"))
 def test_it_leaves_no_trace(name):
     steps = 1 if keras.backend.backend() == "torch" else 4
     trained, other = (network(OPTIMIZERS[name](), steps_per_execution=steps) for _ in range(2))
@@ -241,6 +241,7 @@ def test_generators_that_the_data_draw_from_are_given_back():
     assert generators() == before
 
 
+@pytest.mark.slow
 def test_a_schedule_is_swept_like_a_number():
     rate = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
     losses = []
@@ -253,6 +254,7 @@ def test_a_schedule_is_swept_like_a_number():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_batch_sizes_and_a_picture():
     import matplotlib
 

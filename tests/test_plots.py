@@ -132,6 +132,7 @@ def test_every_picture_is_in_the_tables_of_this_file():
     others |= {"losses_by_rate", "speed_by_batch_size"}  # beside what they draw
     others |= {"best_so_far", "confirmation", "conv_against_dense", "importance"}
     others |= {"marginal_effect", "parallel_coordinates", "pareto_front"}  # test_search.py
+    others |= {"runs"}  # test_compare.py
     drawn = {plot.__name__ for plot in OF_RECORDS} | others
     assert drawn == set(plots.__all__)
 

@@ -20,7 +20,9 @@ from keras_regtools.layers.statistics import of_layer
 
 pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
+# Both hold one and the same recorder: on the other backends one of them does.
 LAYERS = [InstrumentedBatchNormalization, ActivationStatistics]
+LAYERS = LAYERS if BACKEND == "tensorflow" else LAYERS[:1]
 MOMENTS = ["mean", "variance", "skewness", "kurtosis", "minimum", "maximum"]
 RNG = np.random.default_rng
 

@@ -171,6 +171,7 @@ def test_what_the_page_says_of_several_machines_on_tensorflow_is_still_so():
     assert sentence in (ROOT / "docs" / "several-devices.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @distributed
 @pytest.mark.parametrize("kind", ["history", "records", "weights", "acting"])
@@ -181,6 +182,7 @@ def test_two_processes_give_the_numbers_of_one_and_both_the_same(by_processes, k
         np.testing.assert_array_equal(two, one, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @distributed
 def test_of_two_processes_the_first_writes_the_report(by_processes):

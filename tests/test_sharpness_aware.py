@@ -249,6 +249,7 @@ def test_accumulated_batches_are_parts_of_the_whole_batch():
         np.testing.assert_allclose(accumulated, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_with_a_loss_scale_is_single_precision_within_its_rounding():
     ends = []
     for policy in ("float32", "mixed_float16"):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from problems import rows
 
 import keras_regtools as rt
 
@@ -277,7 +278,7 @@ def same(model, small, seed=0, tolerance=2e-6):
 
 
 @pytest.mark.filterwarnings("ignore:.*leaves as they are")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", rows(range(3), 0))
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_outputs_are_equal_and_the_network_smaller(name, seed, capsys):
     keras.utils.set_random_seed(seed)
@@ -550,6 +551,7 @@ def test_the_table(capsys):
     assert rows["conv1"] == "6 → 1 60 → 10 10,584 → 1,764"
 
 
+@pytest.mark.slow
 def test_a_group_lasso_shrinks_what_it_trained():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -48,6 +48,7 @@ def top(surface):
     return rt.measures.hessian_eigenvalues(surface, tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_each_layers_curvature_is_that_of_its_block():
     surface = rt.LossSurface(network(), X, Y)

@@ -1,5 +1,6 @@
 """The winner on fresh seeds, its settings as code, the same search with Optuna and by workers."""
 
+import html
 import os
 import pathlib
 import signal
@@ -18,7 +19,7 @@ from keras import layers
 from problems import rows
 from scipy import stats
 
-from keras_regtools import plots
+from keras_regtools import plots, report
 from keras_regtools.tuner import (
     RegularizationHyperModel,
     confirm,
@@ -29,6 +30,7 @@ from keras_regtools.tuner import (
     run_workers,
     table,
 )
+from keras_regtools.tuner.confirm import _fresh
 from keras_regtools.tuner.confirmation import confirmation_of
 
 # KerasTuner asks for the name of its thread in the way of Python 2.
@@ -175,16 +177,46 @@ def test_the_cost_of_tying_is_that_of_the_two_best(tmp_path):
     hypermodel = RegularizationHyperModel(
         images, **FAST, tied="search", conv={"l2": (0.0, 1.0)}, dense={"l2": (0.0, 1.0)}
     )
-    tuner = keras_tuner.RandomSearch(hypermodel, "val_loss", max_trials=6, directory=tmp_path)
+    tuner = keras_tuner.RandomSearch(
+        hypermodel, "val_loss", max_trials=6, seed=1, directory=tmp_path
+    )
     x = X.reshape(-1, 2, 2, 1)
     data = {"validation_data": (x[40:60], VALIDATION[1]), "epochs": 1, "verbose": 0}
     tuner.search(x[:40], Y[:40], **data)
     frame = table(tuner)
-    if frame["tied"].nunique() == 2:
-        found = cost_of_tying(tuner, x[60:], Y[60:], seeds=2, verbose=0)
-        assert list(found.table["candidate"]) == ["untied", "tied"]
-        first = frame[frame["tied"] == True].iloc[0]["trial"]  # noqa: E712
-        assert found.table["trial"].tolist()[1] == first
+    assert set(frame["tied"]) == {False, True}
+    found = cost_of_tying(tuner, x[60:], Y[60:], seeds=2, verbose=0)
+    assert list(found.table["candidate"]) == ["untied", "tied"]
+    firsts = [frame["trial"][(frame["tied"] == tied).to_numpy()].iloc[0] for tied in (False, True)]
+    assert list(found.table["trial"]) == firsts
+    wide = found.runs.pivot(index="seed", columns="candidate", values="test_loss")
+    expected = (wide["untied"] - wide["tied"]).mean()
+    assert found.table["difference"][0] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_what_another_process_searched_is_confirmed_with_its_data(tuner, confirmation):
+    again = RegularizationHyperModel(network, **FAST, dense={"l2": 0.01, "dropout": 0.25})
+    place = {"directory": tuner.directory, "project_name": tuner.project_name}
+    reloaded = keras_tuner.RandomSearch(again, "val_loss", max_trials=3, **place)
+    with pytest.raises(ValueError, match="`epochs=` of the search, as this process has not"):
+        confirm(reloaded, *TEST, verbose=0)
+    data = dict(zip(("x", "y"), TRAINING, strict=True))
+    found = confirm(
+        reloaded, *TEST, seeds=[31, 32], best=1, verbose=0, **data, validation_data=VALIDATION,
+        epochs=2,
+    )  # fmt: skip
+    expected = confirmation.runs.set_index(["candidate", "seed"])["test_loss"]
+    for (name, seed), loss in found.runs.set_index(["candidate", "seed"])["test_loss"].items():
+        assert loss == pytest.approx(expected[(name, seed)], rel=1e-4)
+
+
+def test_seeds_that_the_search_had_are_not_fresh():
+    known = [3, 1001]
+    assert _fresh(2, known) == [1002, 1003]
+    assert _fresh([0, 1], known) == [0, 1]
+    with pytest.raises(ValueError, match=r"which the search did not have. Received: \[3\] too"):
+        _fresh([3, 4], known)
 
 
 # A penalty that falls to the end, while the loss on the data has its least value before.
@@ -234,12 +266,38 @@ def test_the_pasted_code_trains_what_the_trial_did(settings):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_the_pasted_code_asks_for_the_users_own_and_takes_one_hot_labels():
+    def model_fn(hp):
+        units = hp.Choice("units", [3, 5])
+        return keras.Sequential(
+            [keras.Input((4,)), layers.Dense(units), layers.Dense(3, "softmax")]
+        )
+
+    settings = {**FAST, "dense": {}, "label_smoothing": 0.1, "loss": "categorical_crossentropy"}
+    hypermodel = RegularizationHyperModel(model_fn, **settings)
+    values = {"units": 5, "batch_size": 8, "learning_rate": 0.02}
+    code = hypermodel.code(values)
+    y, y_val = (np.eye(3)[labels] for labels in (TRAINING[1], VALIDATION[1]))
+    hp = keras_tuner.HyperParameters()
+    hp.values = dict(values)
+    keras.utils.set_random_seed(4)
+    model = hypermodel.build(hp)
+    data = {"validation_data": (VALIDATION[0], y_val), "epochs": 1, "verbose": 0}
+    hypermodel.fit(hp, model, TRAINING[0], y, **data)
+    given = {"network": model_fn, "epochs": 1, "x": TRAINING[0], "y": y}
+    given |= {"x_val": VALIDATION[0], "y_val": y_val}
+    keras.utils.set_random_seed(4)
+    exec(code.replace("epochs=epochs,", "epochs=epochs, verbose=0,"), given)
+    for one, other in zip(model.get_weights(), given["model"].get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def study(**settings):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), **settings)
 
 
-def test_optuna_searches_the_same_space_and_has_the_same_table():
+def test_optuna_searches_the_same_space_and_has_the_same_table(tmp_path):
     settings = {**FAST, "dense": {"l2": optional((1e-4, 1e-2)), "dropout": (0.0, 0.5)}}
     hypermodel = RegularizationHyperModel(network, **settings)
     found = study()
@@ -259,6 +317,31 @@ def test_optuna_searches_the_same_space_and_has_the_same_table():
     assert epochs == {0, 1}
     best = found.best_trial
     assert min(best.intermediate_values.values()) == pytest.approx(best.value, rel=1e-4)
+    code = html.unescape(
+        report.write_search(found, tmp_path, hypermodel=hypermodel).path.read_text()
+    )
+    assert f"rt.tuner.TrialRate({best.params['learning_rate']:.6g}" in code
+
+
+@pytest.mark.slow
+def test_trials_of_optuna_race_too():
+    settings = {**FAST, "dense": {}, "seeds": 3, "learning_rates": [0.1, 1e-7]}
+
+    def model_fn():  # all seeds begin at one place
+        zeros = layers.Dense(3, "softmax", kernel_initializer="zeros")
+        return keras.Sequential([keras.Input((4,)), zeros])
+
+    found = optuna.create_study(
+        sampler=optuna.samplers.GridSampler({"learning_rate": [0.1, 1e-7], "batch_size": [8]})
+    )
+    objective = optuna_objective(
+        RegularizationHyperModel(model_fn, **{**settings, "batch_sizes": [8]}), *TRAINING,
+        validation_data=VALIDATION, epochs=5, verbose=0,
+    )  # fmt: skip
+    for rate in (0.1, 1e-7):
+        found.enqueue_trial({"learning_rate": rate, "batch_size": 8})
+    found.optimize(objective, n_trials=2)
+    assert [trial.user_attrs["seeds"] for trial in found.trials] == [3.0, 1.0]
 
 
 def test_optuna_prunes_by_epoch():

@@ -85,6 +85,45 @@ def test_a_trial_is_what_plain_keras_does_to_the_bit(earlier):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_later_trial_leaves_the_model_of_an_earlier_one_alone():
+    hypermodel = RegularizationHyperModel(compiled, **{**FAST, "dense": {"l2": (0.0, 1.0)}})
+    hp = keras_tuner.HyperParameters()
+    models, weights = [], []
+    for strength in (0.125, 0.9):
+        hypermodel.build(hp)
+        hp.values["dense/l2"] = strength
+        model = hypermodel.build(hp)
+        hypermodel.fit(hp, model, *TRAINING, validation_data=VALIDATION, epochs=1, verbose=0)
+        models.append(model)
+        weights.append(model.get_weights())
+    for one, other in zip(models[0].get_weights(), weights[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert models[0].layers[0].kernel_regularizer.l2 == 0.125
+
+
+def test_moving_statistics_of_a_trial_are_those_of_the_training_data():
+    settings = {**FAST, "batch_norm": True, "batch_sizes": 40, "warmup_epochs": 0}
+    found, model = one_trial(compiled, settings, epochs=1)
+    dense, normal = model.layers[:2]
+    before = TRAINING[0] @ dense.get_weights()[0] + dense.get_weights()[1]
+    np.testing.assert_allclose(normal.moving_mean, before.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(normal.moving_variance, before.var(axis=0), rtol=1e-4)
+    _, lagging = one_trial(compiled, {**settings, "precise_batch_norm": False}, epochs=1)
+    assert np.abs(lagging.layers[1].moving_mean).max() < 0.1 * np.abs(before.mean(axis=0)).max()
+
+
+def test_a_network_may_know_what_to_do_with_nan():
+    x = np.where(np.arange(40) == 3, np.nan, TRAINING[0].T).T
+
+    def model_fn():
+        inputs = keras.Input((4,))
+        known = layers.Lambda(lambda t: ops.where(ops.isnan(t), 0.0, t))(inputs)
+        return keras.Model(inputs, layers.Dense(3, "softmax")(known))
+
+    found, _ = one_trial(model_fn, FAST, data=(x, TRAINING[1]))
+    assert math.isfinite(found["val_loss"])
+
+
 def test_trials_of_one_kind_share_a_compiled_step():
     traces = []
 
@@ -174,7 +213,7 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(TRAINING).repeat()
         (
             (np.where(np.arange(40) == 3, np.nan, TRAINING[0].T).T, TRAINING[1]),
             {},
-            "Received: training x with such in 1 of 40 samples",
+            "Received: training x with NaN or infinite numbers in 1 of 40, and a loss or",
         ),
         ((TRAINING[0], TRAINING[1] + 1), {}, "Received: training labels from 1 to 3"),
         ((TRAINING[0], np.eye(3)[TRAINING[1]]), {}, "Pass `loss='categorical_crossentropy'`"),
@@ -208,6 +247,7 @@ def test_a_search_tells_of_trials_and_not_of_epochs(tmp_path, capsys):
     assert len(printed.splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_users_can_be_the_objective(tmp_path):
     y = np.eye(3)[Y]
 
@@ -326,6 +366,7 @@ def test_a_directory_with_other_hyperparameters_is_refused(tmp_path):
     assert "with learning_rates=None there and [0.001, 0.002] here" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_conditions_of_the_users_go_along_and_resume(tmp_path):
     def model_fn(hp):
         units = 4
@@ -363,6 +404,21 @@ def test_a_hypermodel_of_the_users_is_searched_along(tmp_path):
     assert set(frame["learning_rate"]) == {0.1}
     units = tuner.get_best_models()[0].layers[0].units
     assert units == frame["units"][0]
+
+
+@pytest.mark.by_hand  # 80 s
+def test_keras_tuners_own_applications_go_along(tmp_path):
+    images = np.random.default_rng(0).uniform(size=(32, 32, 32, 3)).astype("float32")
+    y = np.eye(3)[Y[:32]]
+    application = keras_tuner.applications.HyperResNet(input_shape=(32, 32, 3), classes=3)
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("conv3_depth", 4)
+    hp.Fixed("conv4_depth", 6)
+    settings = {**FAST, "conv": {"l2": (1e-6, 1e-3)}, "dense": {"dropout": (0.0, 0.5)}}
+    hypermodel = RegularizationHyperModel(application, **settings)
+    tuner = random_search(tmp_path, hypermodel, trials=1, hyperparameters=hp)
+    tuner.search(images, y, validation_data=(images, y), epochs=1, verbose=0)
+    assert {"version", "pooling", "conv/l2", "dense/dropout"} <= set(table(tuner).columns)
 
 
 def test_results_are_chosen_by_name_or_are_the_users_own():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from problems import HAS_FLOAT64, float64
+from problems import HAS_FLOAT64, float64, rows
 
 import keras_regtools as rt
 from keras_regtools.backend import value_and_grad
@@ -54,7 +54,7 @@ def _assert_close(received, expected, rtol=1e-4, atol=2e-5):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("size", rows([4, 5], 5))
 def test_outputs_and_moving_statistics_are_those_of_the_chunks_in_turn(shape, options, size):
     plain, ours = _pair(size, **options)
     for seed in range(2):

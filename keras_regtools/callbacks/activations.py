@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_regtools import layers
-from keras_regtools.backend._tensorflow_summaries import HistogramWriter
+from keras_regtools.backend._tensorflow_summaries import EventFile
 from keras_regtools.callbacks.recording import finite_or_nan, names_of_logs
 from keras_regtools.callbacks.steps import ReadingCallback
 from keras_regtools.forward import all_layers, names_of
@@ -91,7 +91,7 @@ class ActivationMonitor(ReadingCallback):
             layer.reset_statistics()
         self._start()
         if self.tensorboard is not None:
-            self._writer = HistogramWriter(self.tensorboard)
+            self._writer = EventFile(self.tensorboard)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
@@ -184,7 +184,7 @@ class ActivationMonitor(ReadingCallback):
         if self._writer is not None:
             found = buckets(distributions())
             at = epoch if self.every_steps is None else self._steps.made
-            self._writer.write(f"activations/{own_name}", found, at)
+            self._writer.histogram(f"activations/{own_name}", found, at)
 
 
 def instrumented_layers(model):

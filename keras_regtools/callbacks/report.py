@@ -11,6 +11,7 @@ from keras_regtools import backend, report, validation
 from keras_regtools.callbacks.activations import ActivationMonitor, instrumented_layers
 from keras_regtools.callbacks.penalties import PenaltyMonitor
 from keras_regtools.callbacks.recording import RecordingCallback
+from keras_regtools.callbacks.sinks import Surviving, Writers
 from keras_regtools.callbacks.weights import WeightMonitor
 from keras_regtools.report.lock import Locked
 from keras_regtools.report.run import RunFiles, describe
@@ -36,8 +37,11 @@ class Report(RecordingCallback):
         directory: Where to write; made if it is not there. One run at a time.
         settings: Dict of what else the page should tell about the run, such as the batch size,
             which Keras does not tell its callbacks; `"title"` is the title of the page.
+        writers: List of writers, which get the records, the settings and the pictures, too:
+            `trackers.TensorBoard`, `trackers.MLflow`, or one of yours (`Records.add_writer`).
 
     Raises:
+        TypeError: a writer that cannot write.
         ValueError: a directory that can be neither written to nor made.
         RuntimeError: when the fit begins, a directory that another run is writing to.
 
@@ -56,13 +60,15 @@ class Report(RecordingCallback):
 
     dropped = ("_monitors", "_sink")
 
-    def __init__(self, directory: str | os.PathLike[str], *, settings: Any = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, settings: Any = None, writers: Any = ()
+    ) -> None:
         super().__init__("report")
         self.files = RunFiles(validation.path("directory", directory))
         self.files.refuse_unusable()
         if not isinstance(settings, (dict, type(None))):
             raise ValueError(f"Argument `settings` must be a dict. Received: settings={settings!r}")
-        self.settings = dict(settings or {})
+        self.settings, self.writers = dict(settings or {}), Writers(self, writers)
         self.page: Any = None
         self._monitors: Any = None
         self._sink: Any = None
@@ -110,9 +116,10 @@ class Report(RecordingCallback):
         made = len(rows)
         with self._surviving():
             if self._writes:
-                self._sink = _Surviving(self)
+                self._sink = Surviving(self)
                 self.files.open(self.records, epoch, self._sink)
                 self.files.write_info(self._info)
+                self.writers.begin(self._info, epoch)
             else:
                 self.files.earlier(self.records, epoch)
         before = {row.name for row in rows[: len(rows) - made]}
@@ -174,6 +181,7 @@ class Report(RecordingCallback):
                     self.files.begin(self.records.rows)
                 self.files.write_info({**self._info, "finished": True})
                 self.page = report.write(self.files.directory)
+            self.writers.end()
         self.records.leave(self._sink)
         self.files.lock.release()
 
@@ -201,24 +209,3 @@ class Report(RecordingCallback):
         if not self.files.records_path.exists():
             return "<p>No epoch is recorded yet.</p>"
         return (self.page or report.write(self.files.directory))._repr_html_()
-
-
-class _Surviving:
-    """The files of a report as a sink whose failures end no training."""
-
-    def __init__(self, owner):
-        self._owner = owner
-
-    def begin(self, rows):
-        with self._owner._surviving():
-            self._owner.files.begin(rows)
-
-    def append(self, rows):
-        if not self._owner._failed:
-            with self._owner._surviving():
-                self._owner.files.append(rows)
-
-    def keep(self, name, value):
-        if not self._owner._failed:
-            with self._owner._surviving():
-                self._owner.files.keep(name, value)

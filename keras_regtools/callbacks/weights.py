@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_regtools.backend._tensorflow_summaries import HistogramWriter
+from keras_regtools.backend._tensorflow_summaries import EventFile
 from keras_regtools.callbacks.recording import RecordingCallback, finite_or_nan, names_of_logs
 from keras_regtools.forward import names_of
 from keras_regtools.measures.layers import layers_with_weights
@@ -114,7 +114,7 @@ class WeightMonitor(RecordingCallback):
         keras_model(self.model, built=False, compiled=True)
         self._last = {}
         if self.tensorboard is not None:
-            self._writer = HistogramWriter(self.tensorboard)
+            self._writer = EventFile(self.tensorboard)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
@@ -146,7 +146,7 @@ class WeightMonitor(RecordingCallback):
             if np.isfinite(flat).all():
                 counts, edges = np.histogram(flat, 64)
                 buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
-                self._writer.write(f"kernels/{name}", buckets, epoch)
+                self._writer.histogram(f"kernels/{name}", buckets, epoch)
 
 
 def kernels_by_layer(model):

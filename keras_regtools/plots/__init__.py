@@ -12,6 +12,7 @@ from keras_regtools.plots.layers import (
 )
 from keras_regtools.plots.learning_rate import learning_rate, learning_rate_range
 from keras_regtools.plots.penalties import penalties
+from keras_regtools.plots.runs import runs
 from keras_regtools.plots.search import (
     best_so_far,
     marginal_effect,
@@ -53,6 +54,7 @@ __all__ = [
     "moving_distances",
     "penalties",
     "quantities",
+    "runs",
     "search",
     "sharpness",
     "surface",

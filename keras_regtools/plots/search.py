@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_regtools.plots.axes import AXES, on
-from keras_regtools.search import comparable, is_choice, is_log, marginal, pareto, refuse_unknown
-from keras_regtools.validation import checked, flag, has
+from keras_regtools.search import (
+    OFF,
+    TABLE,
+    comparable,
+    is_choice,
+    is_log,
+    marginal,
+    pareto,
+    refuse_unknown,
+)
+from keras_regtools.validation import checked, flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-TABLE = has("columns", "a `pandas.DataFrame`")
-_OFF = "off"
 
 
 @checked(table=TABLE, ax=AXES, legend=flag)
@@ -65,8 +71,8 @@ def _places(ax, table, name):
     if is_choice(table, name):
         values = sorted(column.dropna().unique(), key=lambda v: (str(type(v)), v))
         at = {value: i for i, value in enumerate(values)}
-        places = np.array([at.get(v, len(values)) for v in column.where(~missing, _OFF)], float)
-        labels = [_short(v) for v in values] + ([_OFF] if missing.any() else [])
+        places = np.array([at.get(v, len(values)) for v in column.where(~missing, OFF)], float)
+        labels = [_short(v) for v in values] + ([OFF] if missing.any() else [])
         ax.set_xticks(range(len(labels)), labels)
         ax.set_xlim(-0.5, len(labels) - 0.5)
         return places
@@ -82,7 +88,7 @@ def _places(ax, table, name):
         places[missing] = 10**off if log else off
         ax.axvline(10 ** (off + 0.06 * (high - low)) if log else off + 0.06 * (high - low),
                    color="0.7", linestyle=":", linewidth=1)  # fmt: skip
-        ax.text(places[missing][0], 1.0, _OFF, transform=ax.get_xaxis_transform(), fontsize=7,
+        ax.text(places[missing][0], 1.0, OFF, transform=ax.get_xaxis_transform(), fontsize=7,
                 ha="center", va="bottom", color="0.3")  # fmt: skip
     return places
 
@@ -158,8 +164,8 @@ def marginal_effect(table: Any, x: str, y: str | None = None, ax: Any = None) ->
     if is_choice(kept, x):
         at = np.arange(len(found), dtype=float)
     else:
-        off = [c for c in ax.texts if c.get_text() == _OFF]
-        at = np.array([off[0].get_position()[0] if p == _OFF else p for p in found["part"]], float)
+        off = [c for c in ax.texts if c.get_text() == OFF]
+        at = np.array([off[0].get_position()[0] if p == OFF else p for p in found["part"]], float)
     limits, means = ax.get_ylim(), found["mean"].to_numpy(float)
     error = np.abs(found[["mean_low", "mean_high"]].to_numpy(float).T - means)
     ax.errorbar(at, means, np.nan_to_num(error), fmt="o", color="tab:blue", capsize=3)

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_regtools.plots.axes import AXES, on
-from keras_regtools.search import comparable, is_log, refuse_unknown
+from keras_regtools.search import TABLE, comparable, is_log, refuse_unknown
 from keras_regtools.validation import checked, has, positive_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TABLE = has("columns", "a `pandas.DataFrame`")
 
-
-@checked(importance=_TABLE, ax=AXES)
+@checked(importance=TABLE, ax=AXES)
 def importance(importance: Any, ax: Any = None) -> Axes:
     """How much each hyperparameter mattered, with its interval.
 
@@ -42,7 +40,7 @@ def importance(importance: Any, ax: Any = None) -> Axes:
     return ax
 
 
-@checked(table=_TABLE, ax=AXES, bins=positive_integer)
+@checked(table=TABLE, ax=AXES, bins=positive_integer)
 def conv_against_dense(table: Any, ingredient: str = "l2", ax: Any = None, bins: int = 4) -> Axes:
     """The mean objective over the strengths of convolutional and of dense layers.
 

@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import TYPE_CHECKING
 
-from keras_regtools.records import write_whole
+from keras_regtools.records.files import write_whole
 from keras_regtools.report.findings import findings
 from keras_regtools.report.pictures import pictures
 from keras_regtools.report.run import RunFiles
@@ -71,7 +71,6 @@ def write(directory: str | os.PathLike[str]) -> Page:
     drawn = [(one.name, one.png(records), one.caption(records)) for one in pictures(records)]
     path, shown, names = put_pictures(place, "report", drawn)
     page = template("page").render(
-        style=style(),
         title=_setting(info, "title") or info.get("model") or "Run",
         findings=findings(records, info),
         pictures=shown,
@@ -138,13 +137,8 @@ def template(name):
     """The template of a page."""
     import jinja2
 
-    source = (pathlib.Path(__file__).parent / f"{name}.html").read_text("utf-8")
-    return jinja2.Environment(autoescape=True).from_string(source)
-
-
-def style():
-    """What all pages look like."""
-    return (pathlib.Path(__file__).parent / "style.html").read_text("utf-8")
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent, encoding="utf-8")
+    return jinja2.Environment(autoescape=True, loader=loader).get_template(f"{name}.html")
 
 
 def _setting(info, name):

@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 
-from keras_regtools.records import RecordsFile, read, write_whole
+from keras_regtools.records import RecordsFile, read
+from keras_regtools.records.files import RECORDS_FILE, write_whole
 from keras_regtools.report.lock import Lock
 from keras_regtools.version import versions
 
@@ -22,7 +23,7 @@ class RunFiles(RecordsFile):
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
-        super().__init__(self.directory / "records.jsonl")
+        super().__init__(self.directory / RECORDS_FILE)
         self.records_path = self.path
         self.info_path = self.directory / "run.json"
         self.kept_path = self.directory / "kept.json"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_regtools import plots
-from keras_regtools.records import write_whole
-from keras_regtools.report.page import Page, put_pictures, style, template
+from keras_regtools.records.files import write_whole
+from keras_regtools.report.page import Page, put_pictures, template
 from keras_regtools.search import comparable, findings, importance, is_choice, table
 from keras_regtools.validation import checked, path
 
@@ -27,6 +27,7 @@ def write_search(
     directory: str | os.PathLike[str],
     *,
     confirmation: Any = None,
+    hypermodel: Any = None,
     title: str = "Search",
 ) -> Page:
     """Write `search.html`: what a search found, the best settings as code to paste, pictures, and
@@ -36,6 +37,7 @@ def write_search(
         tuner: A `keras_tuner.Tuner` or an `optuna.Study`.
         directory: Where the page and its pictures go; made if it is not there.
         confirmation: What `tuner.confirm` gave, or `None`.
+        hypermodel: The `RegularizationHyperModel` of a study, for the code; a tuner knows its own.
         title: Of the page.
 
     Returns:
@@ -58,10 +60,16 @@ def write_search(
     ]
     page, shown, names = put_pictures(place, "search", drawn)
     columns, rows = _rows(trials)
+    code = _code(hypermodel or getattr(tuner, "hypermodel", None), kept)
     text = template("search").render(
-        style=style(), title=title, findings=findings(trials, mattered, confirmation),
-        code=_code(tuner, kept), pictures=shown, files=" ".join(names), columns=columns, rows=rows,
-    )  # fmt: skip
+        title=title,
+        findings=findings(trials, mattered, confirmation),
+        code=code,
+        pictures=shown,
+        files=" ".join(names),
+        columns=columns,
+        rows=rows,
+    )
     write_whole(page, text)
     return Page(page)
 
@@ -75,11 +83,16 @@ def _importance(kept):
         return None
 
 
-def _code(tuner, kept):
-    hypermodel = getattr(tuner, "hypermodel", None)
+def _code(hypermodel, kept):
     if not hasattr(hypermodel, "code"):
         return None
-    return hypermodel.code(tuner.oracle.get_trial(kept["trial"].iloc[0]).hyperparameters)
+    row = kept.iloc[0]
+    values = {name: row[name] for name in kept.attrs["space"] if not _is_missing(row[name])}
+    return hypermodel.code({k: v.item() if hasattr(v, "item") else v for k, v in values.items()})
+
+
+def _is_missing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _pictures(kept, mattered, confirmation):

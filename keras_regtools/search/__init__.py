@@ -4,10 +4,12 @@ from keras_regtools.search.answers import of_winners, rank_correlations
 from keras_regtools.search.findings import findings
 from keras_regtools.search.front import pareto
 from keras_regtools.search.importance import importance
-from keras_regtools.search.marginal import is_choice, is_log, marginal, refuse_unknown
-from keras_regtools.search.table import comparable, table
+from keras_regtools.search.marginal import OFF, is_choice, is_log, marginal, refuse_unknown
+from keras_regtools.search.table import TABLE, comparable, table
 
 __all__ = [
+    "OFF",
+    "TABLE",
     "comparable",
     "findings",
     "importance",

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_regtools.search.table import comparable
-from keras_regtools.validation import at_least, checked, has, positive_integer, share
+from keras_regtools.search.marginal import is_choice, is_log, refuse_unknown
+from keras_regtools.search.table import TABLE, comparable
+from keras_regtools.validation import at_least, checked, positive_integer, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLE = has("columns", "a `pandas.DataFrame`")
 
-
-@checked(table=_TABLE, resamples=positive_integer, seed=at_least(0))
+@checked(table=TABLE, resamples=positive_integer, seed=at_least(0))
 def rank_correlations(
     table: pd.DataFrame,
     target: str = "generalization_gap",
@@ -53,8 +52,6 @@ def rank_correlations(
     import pandas as pd
     from scipy import stats
 
-    from keras_regtools.search.marginal import refuse_unknown
-
     refuse_unknown(table, [target])
     table = comparable(table) if "objective" in table.attrs else table
     names = [n for n in table.attrs.get("results", table.columns) if n != target]
@@ -75,7 +72,7 @@ def rank_correlations(
     return pd.DataFrame(rows, columns=["result", "tau", "low", "high", "trials"])
 
 
-@checked(table=_TABLE, part=share, resamples=positive_integer, seed=at_least(0))
+@checked(table=TABLE, part=share, resamples=positive_integer, seed=at_least(0))
 def of_winners(
     table: pd.DataFrame,
     by: str = "batch_norm",
@@ -96,18 +93,15 @@ def of_winners(
         seed: Of the draws.
 
     Returns:
-        A `DataFrame` with a row for each other hyperparameter that is a number, those that are
-        switched off counted as zero: `hyperparameter`, `with`, `without` (means of the best),
-        `difference`, `low` and `high` (95 %), `trials` (of the smaller group). Strengths are
-        compared by their logarithm to the base of 10, and where the switch is a hyperparameter of
-        its own, only where it is on.
+        A `DataFrame` with a row for each other hyperparameter that is a number or a switch:
+        `hyperparameter`, `with`, `without` (means of the best; of a switch the share in which it is
+        on), `difference`, `low` and `high` (95 %), `trials` (of the smaller group). Strengths are
+        compared by their logarithm to the base of 10, in trials in which they are switched on.
 
     Raises:
         ValueError: a hyperparameter that is not there, or has not two values.
     """
     import pandas as pd
-
-    from keras_regtools.search.marginal import is_choice, is_log, refuse_unknown
 
     refuse_unknown(table, [by])
     table = comparable(table)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_regtools.search.table import comparable
-from keras_regtools.validation import checked, has
+from keras_regtools.search.table import TABLE, comparable
+from keras_regtools.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@checked(table=has("columns", "a `pandas.DataFrame`"))
+@checked(table=TABLE)
 def pareto(table: pd.DataFrame, objectives: Any = ("val_loss", "sharpness")) -> pd.DataFrame:
     """The trials that are on the Pareto front: no other one is at least as good in all objectives
     and better in one.

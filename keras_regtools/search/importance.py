@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_regtools.search.marginal import refuse_unknown
-from keras_regtools.search.table import comparable
-from keras_regtools.validation import at_least, checked, has, one_of, positive_integer
+from keras_regtools.search.marginal import is_log, refuse_unknown
+from keras_regtools.search.table import TABLE, comparable
+from keras_regtools.validation import at_least, checked, one_of, positive_integer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ _LEAST = 8  # trials
 METHODS = ("ped_anova", "fanova")
 
 
-@checked(table=has("columns", "a `pandas.DataFrame`"), resamples=positive_integer, seed=at_least(0))
+@checked(table=TABLE, resamples=positive_integer, seed=at_least(0))
 def importance(
     table: pd.DataFrame,
     target: str | None = None,
@@ -68,11 +69,10 @@ def importance(
     distributions = {name: _distribution(table.attrs["space"][name]) for name in names}
     smallest = target != table.attrs["objective"] or table.attrs["direction"] == "min"
     values = kept[target].to_numpy(dtype=float) * (1.0 if smallest else -1.0)
-    rows = [
-        {n: kept[n].iloc[i].item() if hasattr(kept[n].iloc[i], "item") else kept[n].iloc[i]
-         for n in names}
-        for i in range(len(kept))
-    ]  # fmt: skip
+    logs = {name for name in names if is_log(table, name)}
+    columns = {n: np.log10(kept[n].astype(float)) if n in logs else kept[n] for n in names}
+    columns = {name: list(map(_plain, column)) for name, column in columns.items()}
+    rows = [{name: column[i] for name, column in columns.items()} for i in range(len(kept))]
 
     def of(chosen):
         return _importances(evaluator, [rows[i] for i in chosen], values[chosen], distributions)
@@ -121,14 +121,19 @@ def _importances(evaluator, rows, values, distributions):
     return np.array([float(found.get(name, 0.0)) for name in distributions])
 
 
+def _plain(value):
+    return value.item() if hasattr(value, "item") else value
+
+
 def _distribution(told: dict[str, Any]) -> Any:
     from optuna import distributions
 
     if "choices" in told:
         return distributions.CategoricalDistribution(told["choices"])
+    low, high = told["low"], told["high"]
+    if told["log"]:  # by the logarithm, as fANOVA takes a logarithmic range for a linear one
+        return distributions.FloatDistribution(math.log10(low), math.log10(high))
     if told.get("integer"):
-        return distributions.IntDistribution(
-            int(told["low"]), int(told["high"]), log=bool(told["log"])
-        )
+        return distributions.IntDistribution(int(low), int(high))
     # Its steps are left out: KerasTuner's values lie beside them by their last bits.
-    return distributions.FloatDistribution(told["low"], told["high"], log=bool(told["log"]))
+    return distributions.FloatDistribution(low, high)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_regtools.search.table import comparable
-from keras_regtools.validation import checked, has, positive_integer
+from keras_regtools.search.table import TABLE, comparable
+from keras_regtools.validation import checked, positive_integer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OFF = "off"  # where a switch is off
 
 
-@checked(table=has("columns", "a `pandas.DataFrame`"), bins=positive_integer)
+@checked(table=TABLE, bins=positive_integer)
 def marginal(table: pd.DataFrame, name: str, y: str | None = None, bins: int = 5) -> pd.DataFrame:
     """The mean of a result in each part of the range of a hyperparameter, with its interval.
 

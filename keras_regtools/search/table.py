@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from keras_regtools.validation import has
+
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLE = has("columns", "a `pandas.DataFrame`")
 _TUNERS = "tuner/"  # Hyperband's own
 
 

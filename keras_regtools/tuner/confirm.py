@@ -137,11 +137,7 @@ def _runs(hypermodel, candidates, test, seeds, search, verbose):
             "Expected `x=`, `y=`, `validation_data=` and `epochs=` of the search, as this process "
             "has not searched. Received: none"
         )
-    seeds = checked_seeds(seeds)
-    if seeds is None or len(seeds) < 2:
-        raise ValueError(f"Expected two or more seeds. Received: {seeds}")
-    if seeds == list(range(len(seeds))):
-        seeds = [_FIRST + seed for seed in seeds]
+    seeds = _fresh(seeds, hypermodel.seeds or [])
     refuse_known_data(test, search)
     data = {name: search[name] for name in _DATA if search.get(name) is not None}
     others = {k: v for k, v in search.items() if k not in _DATA}
@@ -150,7 +146,7 @@ def _runs(hypermodel, candidates, test, seeds, search, verbose):
         for name, candidate in candidates.items():
             keras.utils.set_random_seed(seed)
             model = candidate.build(hypermodel)
-            chosen, rate, own, _ = hypermodel.plan(candidate.hp, model)
+            plan = hypermodel.plan(candidate.hp, model)
             if held is None:
                 held = hypermodel.workshop(model, data.pop("x"), data.pop("y", None), **data)
                 batches = held.like_training(*test)
@@ -158,13 +154,30 @@ def _runs(hypermodel, candidates, test, seeds, search, verbose):
             settings = {"validation_batch_size": 256, **others, "epochs": epochs, "verbose": 0}
             try:
                 score = functools.partial(_score, batches)
-                found = held.run(model, chosen, rate, own, settings, [], seed, score)
+                twin = functools.partial(candidate.build, hypermodel)
+                found = held.run(model, plan, twin, settings, [], seed, score)
             except Diverged:
                 found = {name: np.nan for name in ("val_loss", "loss", "test_loss")}
             rows.append({"candidate": name, "seed": seed, **found})
             if verbose:
                 print(f"{name}, seed {seed}: test loss {found['test_loss']:.4f}", flush=True)
     return pd.DataFrame(rows)
+
+
+def _fresh(seeds, known):
+    """Two or more seeds that the search did not have."""
+    found = checked_seeds(seeds)
+    if found is None or len(found) < 2:
+        raise ValueError(f"Expected two or more seeds. Received: {found}")
+    if isinstance(seeds, int):
+        first = max([_FIRST - 1, *known]) + 1
+        return [first + seed for seed in found]
+    if set(found) & set(known):
+        raise ValueError(
+            "Expected fresh seeds, which the search did not have. "
+            f"Received: {sorted(set(found) & set(known))} too"
+        )
+    return found
 
 
 def _score(batches, yardstick):

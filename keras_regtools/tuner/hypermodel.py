@@ -18,7 +18,7 @@ from keras_regtools.tuner.racing import checked_seeds
 from keras_regtools.tuner.search_checks import check_directory, check_labels, check_objective
 from keras_regtools.tuner.search_data import SearchData, classes_of
 from keras_regtools.tuner.soft_targets import soft_loss
-from keras_regtools.tuner.space import Chosen, Space
+from keras_regtools.tuner.space import Chosen, Plan, Space
 from keras_regtools.tuner.trial_model import compile_trial
 from keras_regtools.tuner.trial_results import LOSSES, checked_results
 from keras_regtools.tuner.trial_run import Diverged, Workshop, factor
@@ -150,7 +150,6 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         self.seeds = checked_seeds(seeds)
         self.searched: dict[str, Any] = {}  # the arguments of `search`
         self._workshop: Any = None
-        self._was_compiled = False
         self._before: Any = None  # a weak reference to the model that was made last
         self._plans: Any = weakref.WeakKeyDictionary()
 
@@ -174,23 +173,19 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
             chosen = Chosen({}, kept, chosen.batch_size)
         groups = {"conv": LayerGroup(()), "dense": LayerGroup(()), **chosen.groups}
         new = regularize_groups(model, groups)
-        self._was_compiled = model.compiled
         optimizer, rate = self.optimizers.choose(ours, model, asked.names)
         compile_trial(new, model, optimizer, chosen, self.space, self.loss)
         own = {name: hp.values.get(name) for name in asked.names}
-        self._plans[new] = chosen, rate, own, asked.names | ours.names
+        names = asked.names | ours.names
+        self._plans[new] = Plan(chosen, rate, own, names, model.compiled, self._loss(model))
         return new
 
-    def plan(self, hp: Any, model: keras.Model) -> Any:
+    def plan(self, hp: Any, model: keras.Model) -> Plan:
         """What a model that was built is to be trained with.
 
         Args:
             hp: The hyperparameters that it was built with.
             model: The model.
-
-        Returns:
-            The `Chosen`, the base rate or `None`, the values of the user's own hyperparameters, and
-            all names.
         """
         if model not in self._plans:
             self._plans[model] = self._plans[self.build(hp)]
@@ -230,7 +225,7 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         try:
             workshop = self.workshop(model, x, y, *args, **kwargs)
             check_labels(model, model.loss, workshop.data)
-            check_directory(tuner, self.told(), self.plan(hp, model)[-1], hp)
+            check_directory(tuner, self.told(), self.plan(hp, model).names, hp)
             check_objective(objective, self.results, lambda: workshop.metrics_of(model))
         except (TypeError, ValueError) as error:  # which end the search
             raise keras_tuner.errors.FatalValueError(str(error)) from error
@@ -279,14 +274,17 @@ class RegularizationHyperModel(keras_tuner.HyperModel):
         """The settings of a trial as Python code to paste, which trains `network()` as it was.
 
         Args:
-            hp: The hyperparameters of the trial.
+            hp: The hyperparameters of the trial, or a dict of their values.
         """
-        model = self.build(hp.copy())
-        chosen, rate, *_ = self.plan(hp, model)
-        kept = self.optimizers.given is None and self._was_compiled
-        k = factor(chosen, self.base_batch_size)
-        precise = self.precise_batch_norm
-        return code_of(chosen, rate, k, model, kept, precise, self._was_compiled)
+        if isinstance(hp, dict):
+            values, hp = hp, keras_tuner.HyperParameters()
+            hp.values = dict(values)
+        hp = hp.copy()
+        model = self.build(hp)
+        plan = self.plan(hp, model)
+        k = factor(plan.chosen, self.base_batch_size)
+        kept = self.optimizers.given is None and plan.compiled
+        return code_of(plan, k, model, kept, self.precise_batch_norm)
 
     def told(self) -> dict[str, Any]:
         """What is searched, for JSON, by name."""

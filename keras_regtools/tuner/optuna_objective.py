@@ -171,12 +171,23 @@ class _Watched(keras.callbacks.Callback):
         kinds = ["max" if d.name == "MAXIMIZE" else "min" for d in trial.study.directions]
         both = [_Objective(n, d, []) for n, d in zip(names, kinds, strict=True)]
         self.objective = _Objective(names[0], kinds[0], both)
+        self._told = set()
         self._reports = len(names) == 1 and names[0] not in COSTS and kinds[0] == "min"
+
+    def others(self, name):
+        """Of each finished trial the mean, the number of runs and their standard deviation."""
+        done = [t.user_attrs for t in self._trial.study.trials if t.state.name == "COMPLETE"]
+        wanted = (name, "seeds", f"{name}/sd")
+        known = [told for told in done if all(one in told for one in wanted)]
+        return [(told[name], round(told["seeds"]), told[f"{name}/sd"]) for told in known]
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._reports or "val_loss" not in (logs or {}) or self.validation_loss is None:
             return
         value = self.validation_loss(logs)
+        if epoch in self._told:  # by an earlier seed of the trial
+            return
+        self._told.add(epoch)
         if math.isfinite(value):
             with contextlib.suppress(ValueError, RuntimeError):
                 self._trial.report(value, epoch)

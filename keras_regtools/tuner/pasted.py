@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_regtools.surgery.layer_groups import KINDS
 from keras_regtools.tuner.augmented import AUGMENTATIONS
+from keras_regtools.tuner.soft_targets import is_sparse
+from keras_regtools.tuner.space import Plan
 from keras_regtools.tuner.trial_results import normalizes
 
 
-def code_of(
-    chosen: Any,
-    rate: float | None,
-    factor: float,
-    model: keras.Model,
-    kept: bool,
-    precise: bool,
-    was_compiled: bool,
-) -> str:
+def code_of(plan: Plan, factor: float, model: keras.Model, kept: bool, precise: bool) -> str:
     """Python code that trains a network as a trial did, with `network`, `x`, `y`, `x_val`, `y_val`
     and `epochs` to be filled in.
 
     Args:
-        chosen: The `Chosen` of the trial.
-        rate: Its base rate, or `None` for a schedule.
-        factor: The multiple that its batch size has.
+        plan: The `Plan` of the trial.
+        factor: The multiple of the base rate that its batch size has.
         model: Its model.
-        kept: Whether `network()` is compiled and keeps its optimizer.
-        was_compiled: Whether `network()` is compiled.
+        kept: Whether `network()` keeps its optimizer.
         precise: Whether moving statistics are estimated anew.
     """
-    training = chosen.training
-    lines = ["import keras", "import keras_regtools as rt", "", "model = rt.regularize("]
-    told = ["network()", *_of_groups(chosen.groups)]
+    training, rate = plan.chosen.training, plan.rate
+    lines, made = ["import keras", "import keras_regtools as rt", ""], "network()"
+    if plan.own:
+        lines[1:1] = ["import keras_tuner"]
+        lines += ["hp = keras_tuner.HyperParameters()", f"hp.values = {plan.own!r}"]
+        made = "network(hp)"
+    told = [made, *_of_groups(plan.chosen.groups)]
+    lines.append("model = rt.regularize(")
     lines += [f"    {line}" if line.endswith("{") else f"    {line}," for line in told]
     lines.append(")")
     smoothing = training.get("label_smoothing")
     soft = smoothing or any(training.get(n) for n in ("mixup", "cutmix"))
     if not kept or soft or training.get("weight_decay"):
-        lines.append(_compile(model, rate, "" if was_compiled else ', metrics=["accuracy"]'))
+        lines.append(_compile(model, rate, "" if plan.compiled else ', metrics=["accuracy"]'))
     lines += _weight_decay(training.get("weight_decay"))
     callbacks = []
     if rate is not None:
@@ -53,14 +48,15 @@ def code_of(
         callbacks.append(f"rt.callbacks.SharpnessAwareMinimization({training['sam']:.6g})")
     if precise and normalizes(model):
         callbacks.append("rt.callbacks.PreciseBatchNorm(x)")
-    callbacks.append(_best_epoch(model, smoothing))
-    y, y_val = ("keras.utils.to_categorical(y)", "keras.utils.to_categorical(y_val)") if soft else (
-        "y", "y_val")  # fmt: skip
+    y, y_val = "y", "y_val"
+    if soft and is_sparse(plan.loss):
+        y, y_val = (f"keras.utils.to_categorical({name})" for name in (y, y_val))
+    callbacks.append(_best_epoch(model, y_val) if smoothing else "rt.tuner.BestEpoch()")
     changes = {n: training[n] for n in AUGMENTATIONS if training.get(n)}
     if changes:
-        data = f"rt.tuner.AugmentedBatches(x, {y}, {chosen.batch_size}, {changes!r})"
+        data = f"rt.tuner.AugmentedBatches(x, {y}, {plan.chosen.batch_size}, {changes!r})"
     else:
-        data = f"x, {y}, batch_size={chosen.batch_size}"
+        data = f"x, {y}, batch_size={plan.chosen.batch_size}"
     lines += ["model.fit(", f"    {data},", "    epochs=epochs,"]
     lines += [f"    validation_data=(x_val, {y_val}),", "    callbacks=["]
     lines += [f"        {one}," for one in callbacks]
@@ -116,12 +112,9 @@ def _penalty(penalty):
     return f"rt.regularizers.{type(penalty).__name__}({strengths})"
 
 
-def _best_epoch(model, smoothing):
-    if not smoothing:
-        return "rt.tuner.BestEpoch()"
+def _best_epoch(model, y_val):
     logits = "from_logits=True" if model.loss.get_config()["from_logits"] else ""
-    data = "(x_val, keras.utils.to_categorical(y_val))"
-    return f"rt.tuner.BestEpoch({data}, keras.losses.CategoricalCrossentropy({logits}))"
+    return f"rt.tuner.BestEpoch((x_val, {y_val}), keras.losses.CategoricalCrossentropy({logits}))"
 
 
 def _compile(model, rate, metrics):

@@ -1,6 +1,7 @@
 """A trial with several seeds: the next one only while it may still be the best."""
 
 import copy
+import functools
 import math
 import weakref
 from typing import Any
@@ -36,9 +37,9 @@ def raced(hypermodel, workshop, hp, model, settings, callbacks, tuner, objective
         if seed is not None and not goes:
             keras.utils.set_random_seed(seed)
             run = hypermodel.build(hp)
-        chosen, rate, own, _ = hypermodel.plan(hp, run)
-        given = callbacks if number == 0 else _copies(callbacks)
-        found = workshop.run(run, chosen, rate, own, settings, given, seed or 0)
+        plan, given = hypermodel.plan(hp, run), callbacks if number == 0 else _copies(callbacks)
+        twin = functools.partial(hypermodel.build, hp)
+        found = workshop.run(run, plan, twin, settings, given, seed or 0)
         value = _objective(found, objective, name)
         if not math.isfinite(value):
             raise Diverged(f"{name} was {value}")
@@ -47,7 +48,7 @@ def raced(hypermodel, workshop, hp, model, settings, callbacks, tuner, objective
         if value == (min if direction == "min" else max)(values):
             kept = run.get_weights()
         more = number + 1 < len(seeds)
-        if more and not goes_on(values, _others(tuner, name), direction):
+        if more and not goes_on(values, _others(tuner, name, callbacks), direction):
             break
     if runs and kept is not None and (len(runs) > 1 or run is not model):
         model.set_weights(kept)
@@ -95,8 +96,11 @@ def _copies(callbacks):
     return [c if c in own else copy.deepcopy(c) for c in callbacks]
 
 
-def _others(tuner, name):
+def _others(tuner, name, callbacks):
     """Of each finished trial the mean, the number of runs and their standard deviation."""
+    study = next((c for c in callbacks if hasattr(c, "others")), None)
+    if study is not None:
+        return study.others(name)
     found = []
     for trial in [] if tuner is None else tuner.oracle.get_best_trials(_ALL):
         metrics = trial.metrics

@@ -3,11 +3,11 @@
 import json
 import pathlib
 
-import keras
 import numpy as np
 from keras import tree
 
-from keras_regtools.records import write_whole
+from keras_regtools.records.files import write_whole
+from keras_regtools.tuner.soft_targets import is_sparse
 from keras_regtools.tuner.space import OF_GROUPS, OURS
 from keras_regtools.tuner.trial_results import COSTS
 
@@ -28,11 +28,8 @@ def check_labels(model, loss, data):
         loss: Its loss.
         data: `SearchData`.
     """
-    sparse = loss == "sparse_categorical_crossentropy" or isinstance(
-        loss, keras.losses.SparseCategoricalCrossentropy
-    )
     outputs = tree.flatten(model.outputs)
-    if not sparse or len(outputs) != 1:
+    if not is_sparse(loss) or len(outputs) != 1:
         return
     classes = outputs[0].shape[-1]
     for kind, batches in (("training", data.training), ("validation", data.validation)):

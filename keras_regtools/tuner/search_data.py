@@ -30,6 +30,8 @@ class SearchData:
     Attributes:
         samples: Number of training samples.
         training, validation: `Batches` to measure on.
+        not_finite: Where there are NaN or infinite numbers, in words, or `None`. A network may
+            know what to do with them.
     """
 
     def __init__(self, model, x, y, sample_weight, validation_data, validation_split, classes):
@@ -42,7 +44,6 @@ class SearchData:
                 parts = (parts[0], soft_targets(parts[1], classes), parts[2])
             self.training = Batches(*parts)
             self._arrays, self.samples = self.training.arrays, self.training.samples
-            refuse_not_finite("training", self._arrays)
         else:
             self._take_dataset(model, x, y, sample_weight, validation_split)
             if classes is not None:
@@ -56,7 +57,9 @@ class SearchData:
                 "to `search`, or `validation_split=` beside arrays. Received: none"
             )
         self.validation = _validation(model, validation_data, classes)
-        refuse_not_finite("validation", self.validation.arrays)
+        self.not_finite = _not_finite("training", self.training.arrays) or _not_finite(
+            "validation", self.validation.arrays
+        )
 
     def _take_dataset(self, model, x, y, sample_weight, validation_split):
         if not (hasattr(x, "element_spec") and hasattr(x, "unbatch")):
@@ -111,18 +114,15 @@ class SearchData:
         return tuple(part for part in self.validation.arrays if part is not None)
 
 
-def refuse_not_finite(kind, arrays):
-    """Say it if data have NaN or infinite numbers: every trial would seem to diverge."""
+def _not_finite(kind, arrays):
     for name, part in zip(("x", "y", "sample_weight"), arrays or (), strict=False):
         for array in tree.flatten(part) if part is not None else []:
-            if not np.issubdtype(np.asarray(array).dtype, np.floating):
+            floats = np.issubdtype(array.dtype, np.floating)
+            if not floats or math.isfinite(np.sum(array, dtype="float64")):
                 continue
             wrong = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            if wrong.any():
-                raise ValueError(
-                    f"Expected data without NaN and infinite numbers. Received: {kind} {name} with "
-                    f"such in {wrong.sum()} of {len(array)} samples"
-                )
+            return f"{kind} {name} with NaN or infinite numbers in {wrong.sum()} of {len(array)}"
+    return None
 
 
 def _is_batched(model, dataset):

@@ -9,7 +9,7 @@ import os
 import pathlib
 import time
 
-from keras_regtools.records import write_whole
+from keras_regtools.records.files import write_whole
 
 
 class SharedTrials:

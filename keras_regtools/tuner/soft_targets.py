@@ -7,6 +7,12 @@ _SPARSE = ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_cr
 _SOFT = ("categorical_crossentropy", keras.losses.categorical_crossentropy)
 
 
+def is_sparse(loss):
+    """Whether a loss is the cross-entropy of labels."""
+    kind = keras.losses.SparseCategoricalCrossentropy
+    return isinstance(loss, kind) or loss in _SPARSE
+
+
 def soft_loss(loss, label_smoothing=None):
     """The cross-entropy of targets for each class that stands for a compiled loss.
 

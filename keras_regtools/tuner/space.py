@@ -64,6 +64,27 @@ class Chosen:
     batch_size: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the model of a trial is to be trained with.
+
+    Attributes:
+        chosen: What the trial has.
+        rate: The base rate, or `None` for a schedule of the user's.
+        own: Dict from the user's own hyperparameters to their values, on which the network depends.
+        names: Of all hyperparameters that were asked for.
+        compiled: Whether the user's model came compiled.
+        loss: The loss before it was smoothed.
+    """
+
+    chosen: Chosen
+    rate: float | None
+    own: dict[str, Any]
+    names: set[str]
+    compiled: bool
+    loss: Any
+
+
 class Space:
     """The hyperparameters of a `RegularizationHyperModel`, from its arguments.
 

@@ -5,6 +5,7 @@ import time
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_regtools.forward import all_layers
 from keras_regtools.measures.declaration import by_short_name
@@ -77,6 +78,12 @@ class Yardstick:
     def validation_loss(self):
         """The validation loss without penalties, of the weights that the model has."""
         return self._validation.value()
+
+    def is_finite(self):
+        """Whether the losses of all data and the gradient are: relu may hide a NaN from a loss."""
+        loss, gradient = self._training.over(self.data.training).value_and_gradient()
+        slope = sum(float(ops.sum(ops.cast(g, "float32"))) for g in gradient)
+        return math.isfinite(loss + slope + self._validation.value())
 
     def loss_and_accuracy(self, data):
         """Those of other `Batches`; NaN for an accuracy that cannot be had."""

@@ -1,12 +1,16 @@
 """One training of a trial, in a model that an earlier trial of the same kind has compiled."""
 
 import collections
+import contextlib
 import math
+import random
 import time
 
 import keras_tuner
+import numpy as np
 from keras import ops
 
+from keras_regtools import backend
 from keras_regtools.callbacks import PreciseBatchNorm, SharpnessAwareMinimization
 from keras_regtools.keras_internals import rate_of_steps
 from keras_regtools.regularizers import penalties
@@ -39,14 +43,14 @@ class Workshop:
         self._base_batch_size, self._precise = base_batch_size, precise
         self._held = collections.OrderedDict()
 
-    def run(self, model, chosen, rate, own, settings, callbacks, seed, score=None):
-        """Train a model as chosen; it gets the weights of its best epoch.
+    def run(self, model, plan, twin, settings, callbacks, seed, score=None):
+        """Train a model as planned; it gets the weights of its best epoch.
 
         Args:
             model: The model, compiled and built.
-            chosen: The `Chosen` of the trial.
-            rate: The base rate, or `None` for a schedule.
-            own: Values of the user's own hyperparameters, on which `model_fn` depends.
+            plan: Its `Plan`.
+            twin: Function that builds another one like it, to be kept for later trials: what the
+                caller has is not theirs to change.
             settings: Other arguments of `fit`.
             callbacks: List of callbacks.
             seed: Of the augmentations.
@@ -58,7 +62,8 @@ class Workshop:
         Raises:
             Diverged: no epoch had a finite validation loss.
         """
-        held, yardstick, precise = self._holding(model, own, reuse=rate is not None)
+        chosen, rate = plan.chosen, plan.rate
+        held, yardstick, precise = self._holding(model, plan, twin)
         _copy_state(model, held)
         value = self._validation_loss(held, yardstick, chosen)
         for callback in callbacks:
@@ -74,18 +79,18 @@ class Workshop:
         if not best.restore():
             raise Diverged(best.diverged or "there was no epoch with a validation loss")
         results = yardstick.results() | (score(yardstick) if score else {})
-        if held is not model:
-            _copy_state(held, model)
+        _copy_state(held, model)
         return results | {"epochs": float(best.epochs), "seconds": seconds}
 
-    def _holding(self, model, own, reuse):
+    def _holding(self, model, plan, twin):
+        if plan.rate is None:  # a schedule is a constant of the compiled step
+            return model, self._measuring(model), self._precisely(model)
         strengths = ("l1", "l2", "l21", "strength", "rate")  # variables, which are copied
-        key = description(model, strengths), repr(sorted(own.items(), key=str))
-        if not reuse or key not in self._held:
-            found = model, self._measuring(model), self._precisely(model)
-            if not reuse:
-                return found
-            self._held[key] = found
+        key = description(model, strengths), repr(sorted(plan.own.items(), key=str))
+        if key not in self._held:
+            with _same_draws():
+                other = twin()
+            self._held[key] = other, self._measuring(other), self._precisely(other)
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
@@ -93,9 +98,16 @@ class Workshop:
 
     def _measuring(self, model):
         try:
-            return Yardstick(model, self.data, *self._arguments)
+            found = Yardstick(model, self.data, *self._arguments)
         except (TypeError, ValueError) as error:  # data that the model or its loss cannot take
             raise keras_tuner.errors.FatalValueError(str(error)) from error
+        wrong = self.data.not_finite
+        if wrong and not found.is_finite():
+            raise keras_tuner.errors.FatalValueError(
+                "Expected data of which the network makes a finite loss and gradient. Received: "
+                f"{wrong}, and a loss or gradient that is not finite before any training"
+            )
+        return found
 
     def _precisely(self, model):
         if not (self._precise and normalizes(model)):
@@ -140,6 +152,18 @@ class Workshop:
         x, y, sample_weight, _ = next(iter(data))
         found = model.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)
         return [f"val_{name}" for name in found if name != "loss"]
+
+
+@contextlib.contextmanager
+def _same_draws():
+    """What is drawn within the block, as initial weights, leaves the generators as they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with backend.frozen_draws():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def factor(chosen, base_batch_size):

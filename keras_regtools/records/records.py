@@ -1,30 +1,18 @@
-"""Records of a run: one record is an epoch, a step, a name and a value.
-
-Files hold one JSON object a line, so a run that was cut off leaves everything up to its last
-epoch and any tool can read it. NaN and the infinities are written as strings, since JSON has none.
-"""
+"""Internal: the records of a run, in the order in which they were made."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_regtools import validation
+from keras_regtools.records.files import RecordsFile
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["Record", "Records", "RecordsFile", "of_run", "read"]
-
-
-def __dir__():
-    return __all__
 
 
 class Record(NamedTuple):
@@ -92,6 +80,34 @@ class Records:
             sink.keep(name, value)
         self._sinks.append(sink)
 
+    def add_writer(self, writer: Any) -> None:
+        """Give a writer all records now and every later one as it comes.
+
+        It is the interface to experiment trackers: those of `keras_regtools.trackers`, or an object
+        of yours. `callbacks.Report(writers=[…])` adds writers to the records of a fit, and calls
+        what else they have: `begin(run)` with a dict of what the run is, `picture(name, png, step)`
+        with each picture as the bytes of a PNG file, `end()`.
+
+        Args:
+            writer: Has a method `write(rows)`, which takes a list of `Record`s.
+
+        Raises:
+            TypeError: something without `write`.
+
+        Example:
+
+        >>> class Printer:
+        ...     def write(self, rows):
+        ...         print([(row.step, row.name, row.value) for row in rows])
+        >>> records = Records([(0, 45, "loss", 0.5)])
+        >>> records.add_writer(Printer())
+        [(45, 'loss', 0.5)]
+        >>> records.add(1, 90, {"loss": 0.25})
+        [(90, 'loss', 0.25)]
+        """
+        refuse_no_writer(writer)
+        self.sink_into(Writing(writer))
+
     def leave(self, sink: Any) -> None:
         """Write no longer into a sink."""
         self._sinks = [other for other in self._sinks if other is not sink]
@@ -122,89 +138,6 @@ class Records:
         return pd.DataFrame(self.rows, columns=Record._fields)
 
 
-class RecordsFile:
-    """A file with one record a line.
-
-    Args:
-        path: Where it is, or shall be.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
-
-    def begin(self, rows: list[Record]) -> None:
-        """Write these rows in place of what there is, all of them or none."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, "".join(_lines(rows)))
-
-    def append(self, rows: list[Record]) -> None:
-        """Add rows at the end."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(_lines(rows))
-
-    def keep(self, name: str, value: Any) -> None:
-        """There is no place for it here."""
-
-
-def write_whole(path, content):
-    """Write a file so that a run that is cut off leaves the old one or the new one, whole.
-
-    Args:
-        path: A `pathlib.Path`.
-        content: Text or bytes.
-    """
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-
-
-@validation.checked(path=validation.path)
-def read(path: str | os.PathLike[str]) -> Records:
-    """Read the records of a file that `Records.write_to` wrote; a torn last line is left out.
-
-    Raises:
-        ValueError: a file that holds something else.
-    """
-    rows = []
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"Expected one record a line in {path}. Received a file that is no text"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            record = Record(int(row["epoch"]), int(row["step"]), row["name"], row["value"])
-            if not isinstance(record.name, str):
-                raise TypeError(record.name)
-            rows.append(record._replace(value=_from_json(record.value)))
-        except (KeyError, TypeError, ValueError) as error:
-            if number < len(lines) or not _is_torn(line):
-                raise ValueError(
-                    f"Expected one record a line in {path}. "
-                    f"Received in line {number}: {line[:80]!r}"
-                ) from error
-    return Records(rows)
-
-
-def _is_torn(line):
-    """Whether a line may be the beginning of a record: a run was cut off while it was written."""
-    line = line.strip("\x00")
-    return line.startswith(_BEGIN[: len(line)])
-
-
-_BEGIN = '{"epoch": '
-
-
 def of_run(params: Any) -> Records:
     """The records shared by all callbacks of one fit.
 
@@ -212,10 +145,6 @@ def of_run(params: Any) -> Records:
     new one for every fit. That dict is the one thing they share, so it carries the records.
     """
     return params.setdefault("keras_regtools_records", Records())
-
-
-def _lines(rows):
-    return [json.dumps({**row._asdict(), "value": _to_json(row.value)}) + "\n" for row in rows]
 
 
 def _plain(value):
@@ -229,11 +158,32 @@ def _plain(value):
         return None
 
 
-def _to_json(value):
-    if isinstance(value, list):
-        return [_to_json(v) for v in value]
-    return value if math.isfinite(value) else str(value)
+class Writing:
+    """A writer as a sink of records.
+
+    Args:
+        writer: Has `write(rows)`.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+
+    def begin(self, rows: list[Record]) -> None:
+        if rows:
+            self.writer.write(list(rows))
+
+    def append(self, rows: list[Record]) -> None:
+        if rows:
+            self.writer.write(list(rows))
+
+    def keep(self, name: str, value: Any) -> None:
+        """What callbacks must know is not for writers."""
 
 
-def _from_json(value):
-    return [float(v) for v in value] if isinstance(value, list) else float(value)
+def refuse_no_writer(writer: Any) -> None:
+    """Raise if an object has no method `write`."""
+    if isinstance(writer, type) or not callable(getattr(writer, "write", None)):
+        raise TypeError(
+            "Expected a writer, an object with a method `write(rows)`, as `trackers.TensorBoard`. "
+            f"Received: {writer!r} (of type {type(writer)})"
+        )

@@ -1,0 +1,63 @@
+"""Curves of several runs over each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from keras_regtools.plots.axes import AXES, legend, log_if_wide, note, on, over_epochs
+from keras_regtools.validation import checked, has, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@checked(frame=has("columns", "a `pandas.DataFrame`"), name=text, ax=AXES)
+def runs(frame: pd.DataFrame, name: str = "loss", ax: Any = None) -> Axes:
+    """One quantity of several runs over the epochs; its validation, too, if that was recorded.
+
+    Args:
+        frame: A `DataFrame` of `records.read_many`.
+        name: Of the quantity, without `val_`.
+        ax: Matplotlib axes to draw on; those of a new figure by default.
+
+    Returns:
+        The axes, with a colour for each run: solid is `val_name` where there is one, and the
+        training beside it is dashed.
+
+    Raises:
+        ValueError: a table of something else.
+    """
+    missing = [column for column in ("run", "epoch", "name", "value") if column not in frame]
+    if missing:
+        raise ValueError(
+            "Expected a `DataFrame` of `records.read_many`. "
+            f"Received: one without the columns {missing}"
+        )
+    ax, drawn = on(ax), []
+    over_epochs(ax)
+    for number, (run, own) in enumerate(frame.groupby("run", sort=False)):
+        training, validation = (numbers_of(own, n) for n in (name, f"val_{name}"))
+        colour, main = f"C{number % 10}", validation if len(validation) else training
+        if len(main):
+            ax.plot(main.index + 1, main, color=colour, label=str(run))
+        if len(validation) and len(training):
+            ax.plot(training.index + 1, training, "--", color=colour, alpha=0.6, linewidth=1.0)
+        drawn += [*training, *validation]
+    if not drawn:
+        return note(ax, f"No run recorded {name}.")
+    log_if_wide(ax, drawn)
+    solid = (frame["name"] == f"val_{name}").any()
+    title = f"{name}: validation solid, training dashed" if solid else name
+    ax.set(title=title, ylabel=name)
+    legend(ax)
+    return ax
+
+
+def numbers_of(own: pd.DataFrame, name: str) -> Any:
+    """The numbers of one quantity of one run by epoch, the last of each epoch."""
+    import pandas as pd
+
+    rows = own[own["name"] == name]
+    rows = rows.loc[[not isinstance(value, list) for value in rows["value"]]]
+    return pd.Series(rows["value"].astype(float).to_numpy(), rows["epoch"]).groupby(level=0).last()

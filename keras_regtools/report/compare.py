@@ -1,0 +1,237 @@
+"""One page for several runs: their curves over each other, and what differs."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keras_regtools import plots, validation
+from keras_regtools.plots.runs import numbers_of
+from keras_regtools.records import read_many
+from keras_regtools.records.files import write_whole
+from keras_regtools.records.reading import named_runs
+from keras_regtools.report.page import Page, put_pictures, template
+from keras_regtools.report.run import RunFiles
+
+if TYPE_CHECKING:
+    pass
+
+_MOST = 12  # pictures
+_FIRST = ("loss", "accuracy", "recalibrated", "data_loss", "penalty", "learning_rate")
+_LESS = ("loss", "error", "crossentropy", "divergence", "recalibrated")
+_MORE = ("accuracy", "acc", "auc", "precision", "recall", "f1_score", "fbeta_score", "iou", "r2")
+
+
+@validation.checked(path=validation.path)
+def compare(
+    runs: Mapping[str, Any] | Sequence[Any],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "Comparison",
+) -> Page:
+    """Write one page about several runs: curves over each other, the settings that differ, and the
+    final numbers with the better ones marked.
+
+    Args:
+        runs: A list of directories of `callbacks.Report`, or a dict from names of runs to them.
+        path: The HTML file to write, as `"runs/compare.html"`; the pictures go beside it. A file of
+            yours of that name stays: then the page gets a number.
+        title: Of the page.
+
+    Returns:
+        A `Page`, which a notebook shows; `.path` is the HTML file.
+
+    Raises:
+        TypeError: one run that is not in a list.
+        ValueError: less than two runs, or a directory without records.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from keras_regtools import records, report
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> for run, loss in (("small", 0.5), ("large", 0.25)):
+    ...     rows = records.Records([(0, 10, "loss", 1.0), (1, 20, "loss", loss)])
+    ...     rows.write_to(directory / run / "records.jsonl")
+    >>> page = report.compare([directory / "small", directory / "large"], directory / "both.html")
+    >>> page.path.name
+    'both.html'
+    """
+    paths = named_runs(runs)
+    if len(paths) < 2:
+        raise ValueError(f"Expected two or more runs to compare. Received: {runs!r}")
+    files = {name: RunFiles(directory) for name, directory in paths.items()}
+    infos = {name: one.read()[1] for name, one in files.items()}
+    frame, place = read_many(paths), pathlib.Path(path)
+    apart = {name: frame[frame["run"] == name] for name in paths}  # some may have no records
+    place.parent.mkdir(parents=True, exist_ok=True)
+    stem = place.stem if place.suffix == ".html" else place.name
+    page, shown, names = put_pictures(place.parent, stem, list(_pictures(frame, stem)))
+    text = template("compare").render(
+        title=title,
+        findings=_findings(apart, infos),
+        pictures=shown,
+        files=" ".join(names),
+        runs=list(paths),
+        settings=_differing(infos),
+        finals=_finals(_quantities(frame), apart),
+    )
+    write_whole(page, text)
+    return Page(page)
+
+
+def _quantities(frame):
+    """What is a number in each epoch, without `val_`; first what everybody looks at."""
+    numbers = frame.loc[[not isinstance(value, list) for value in frame["value"]]]
+    found = dict.fromkeys(name.removeprefix("val_") for name in numbers["name"])
+    found = [name for name in found if not name.startswith("time/")]
+    return [n for n in _FIRST if n in found] + [n for n in found if n not in _FIRST]
+
+
+def _pictures(frame, stem):
+    shared = []
+    for name in _quantities(frame):
+        own = frame[frame["name"].isin([name, f"val_{name}"])]
+        if own["run"].nunique() > 1 and own["epoch"].nunique() > 1:
+            shared.append(name)
+    for name in shared[:_MOST]:
+        file = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        yield f"{stem}_{file}", _png(frame, name), _reading(frame, name)
+
+
+def _reading(frame, name):
+    wanted = {-1: "Lower is better.", 1: "Higher is better."}.get(_direction(name), "")
+    both = (frame["name"] == f"val_{name}").any()
+    return " ".join(
+        part
+        for part in (
+            f"{name} over the epochs, a colour for each run.",
+            "Solid is validation, dashed training." if both else "",
+            wanted,
+        )
+        if part
+    )
+
+
+def _png(frame, name):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
+    plots.runs(frame, name, figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _direction(name):
+    """1 where more is better, -1 where less is, 0 where nobody can say."""
+    last = name.removeprefix("val_").rpartition("/")[2]
+    if "/" in name:
+        return 0
+    if last.endswith(_MORE):
+        return 1
+    return -1 if last.endswith(_LESS) else 0
+
+
+def _finals(quantities, apart):
+    """A row for each quantity: its name, and for each run the last number and whether it is the
+    best of all."""
+    rows = []
+    names = [n for q in quantities for n in (q, f"val_{q}")]
+    for name in names:
+        series = [numbers_of(own, name) for own in apart.values()]
+        last = [s.iloc[-1] if len(s) else math.nan for s in series]
+        if sum(map(math.isfinite, last)) == 0:
+            continue
+        sign = _direction(name)
+        best = max((sign * v for v in last if math.isfinite(v)), default=None)
+        alike = len({v for v in last if math.isfinite(v)}) < 2
+        cells = [
+            {
+                "text": f"{value:.4g}" if len(one) else "",
+                "best": bool(sign and not alike and sign * value == best),
+            }
+            for one, value in zip(series, last, strict=True)
+        ]
+        rows.append((name, cells))
+    return rows
+
+
+def _differing(infos):
+    """The settings that differ: a row for each, with a text for each run."""
+    flat = [_flat(info) for info in infos.values()]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = []
+    for name in names:
+        values = [one.get(name, "") for one in flat]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def _flat(info, before=""):
+    found = {}
+    for key, value in info.items():
+        if not before and key in ("started", "finished", "seconds"):
+            continue
+        name = f"{before}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            found |= _flat(value, f"{name}: ")
+        else:
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            # Keras counts the models of a process: `sequential_3`.
+            found[name] = re.sub(r"_\d+$", "", text) if name == "model" else text
+    return found
+
+
+def _findings(apart, infos):
+    found = []
+    names = {name for own in apart.values() for name in own["name"]}
+    for wanted in ("loss", "accuracy"):
+        name = f"val_{wanted}" if f"val_{wanted}" in names else wanted
+        if name in names:
+            found.append(_ranking(apart, name))
+    epochs = {run: own["epoch"].nunique() for run, own in apart.items()}
+    if len(set(epochs.values())) > 1:
+        told = ", ".join(f"{run} {count}" for run, count in epochs.items())
+        found.append(f"The runs do not have the same number of epochs: {told}.")
+    losses = {run: info.get("loss") for run, info in infos.items() if info.get("loss")}
+    if len(set(losses.values())) > 1:
+        told = ", ".join(f"{run} {loss}" for run, loss in losses.items())
+        found.append(f"The losses are not the same ({told}): their numbers cannot be compared.")
+    cut = [run for run, info in infos.items() if info and not info.get("finished")]
+    if cut:
+        found.append(f"Cut off, or still going on: {', '.join(cut)}.")
+    found.append(
+        "Each run is one draw: how large a difference can come from the seed alone, only several "
+        "seeds of the same settings tell."
+    )
+    return [sentence for sentence in found if sentence]
+
+
+def _ranking(apart, name):
+    """Which run ends best in a quantity, and by how much."""
+    sign, last, best = _direction(name), {}, {}
+    for run, own in apart.items():
+        series = numbers_of(own, name)
+        series = series.loc[[math.isfinite(v) for v in series]]
+        if len(series):
+            last[run] = series.iloc[-1]
+            at = series.idxmax() if sign > 0 else series.idxmin()
+            best[run] = series[at], at + 1
+    if len(last) < 2:
+        return None
+    order = sorted(last, key=lambda run: -sign * last[run])
+    first = order[0]
+    word = "highest" if sign > 0 else "lowest"
+    others = ", ".join(f"{run} {last[run]:.4g}" for run in order[1:])
+    value, epoch = best[first]
+    return (
+        f"{name} ends {word} in {first}, at {last[first]:.4g} ({others}); its best was "
+        f"{value:.4g} in epoch {epoch}."
+    )
