@@ -3,7 +3,7 @@
 How many steps to a target accuracy, up to which learning rate and with how fast a decay it is still
 reached, how wide what the activations receive becomes, how much dropout and L2 it takes, and
 whether gradients reach the first of many layers. Networks with batch normalization are always
-judged with moving statistics made anew, as `recalibrate` does.
+judged with moving statistics made again, as `recalibrate` does.
 """
 
 import math
@@ -159,7 +159,7 @@ class Trial:
         )
         self.model.compile(keras.optimizers.SGD(), "sparse_categorical_crossentropy")
         self.surface = rt.LossSurface(self.model, *held_out)
-        self.seen = Batches(self.x[:2000], batch_size=2000)  # for moving statistics made anew
+        self.seen = Batches(self.x[:2000], batch_size=2000)  # for moving statistics made again
         self.received = [
             layer
             for layer in self.model.layers

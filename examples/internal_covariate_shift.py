@@ -108,7 +108,7 @@ def train(model, seed, training, test, args):
     x, y = training[0][: args.steps * args.batch_size], training[1][: args.steps * args.batch_size]
     model.compile(keras.optimizers.SGD(args.rate), "sparse_categorical_crossentropy")
     batch = {"samples": args.batch_size, "batch_size": args.batch_size, "seed": seed}
-    seen = Batches(x[:2000], batch_size=2000)  # for moving statistics made anew
+    seen = Batches(x[:2000], batch_size=2000)  # for moving statistics made again
 
     def accuracy(surface):
         return surface.recalibrated(seen).value_and_accuracy()[1]

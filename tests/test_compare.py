@@ -149,18 +149,43 @@ def test_the_page_tells_what_differs_and_marks_what_is_better(two, tmp_path):
 
 
 def test_what_makes_runs_hard_to_compare_is_said(tmp_path):
-    short = write(tmp_path / "short", {"loss": [1.0, math.nan]}, loss="mse", finished=False)
+    values = {"loss": [0.1, math.nan], "accuracy": [0.5, 0.5]}
+    short = write(tmp_path / "short", values, loss="mse", finished=False)
     long = write(tmp_path / "long", {"loss": [1.0, 0.5, 0.4], "mine": [[1.0, 2.0]] * 3}, loss="mae")
-    other = write(tmp_path / "other", {"loss": [0.9, 0.8]})  # of which no settings are known
+    other = write(tmp_path / "other", {"loss": [0.9, 0.8], "accuracy": [0.4, 0.5]})
     nothing = write(tmp_path / "nothing", {})  # cut off in its first epoch
-    page = report.compare([short, nothing, long, other], tmp_path / "page.html")
+    other = other / "records.jsonl"  # of which no settings are known
+    runs = dict(
+        zip(("short", "nothing", "long", "other"), (short, nothing, long, other), strict=True)
+    )
+    page = report.compare(runs, tmp_path / "page.html")
     text = page.path.read_text("utf-8")
     assert "do not have the same number of epochs: short 2, nothing 0, long 3, other 2." in text
     assert "The losses are not the same (short mse, long mae)" in text
     assert "Cut off, or still going on: short." in text
-    assert "loss ends lowest in long, at 0.4" in text
+    assert "loss ends lowest in long, at 0.4 (other 0.8); its best was 0.4 in epoch 3." in text
+    assert "in epoch 3. Not finite in the end: short." in text
+    assert "accuracy ends at 0.5 in all of them." in text
     last = ["loss", "nan", "", "<strong>0.4</strong>", "0.8"]
-    assert rows_of(page, "The last epoch")[1:] == [last]
+    assert rows_of(page, "The last epoch")[1:] == [last, ["accuracy", "0.5", "", "", "0.5"]]
+
+
+def test_losses_with_and_without_penalties_are_compared_on_the_data(tmp_path):
+    plain = write(tmp_path / "plain", {"loss": [0.5, 0.3], "val_loss": [0.6, 0.5]})
+    values = {"loss": [0.9, 0.6], "val_loss": [0.8, 0.7], "penalty": [0.4, 0.3]}
+    values |= {"data_loss": [0.5, 0.3125], "val_data_loss": [0.4, 0.375]}
+    page = report.compare([plain, write(tmp_path / "l2", values)], tmp_path / "compare.html")
+    text = page.path.read_text("utf-8")
+    assert "val_data_loss ends lowest in l2, at 0.375 (plain 0.5)" in text
+    assert "val_loss ends lowest" not in text
+    assert "Some of the losses hold penalties: compare data_loss" in text
+    assert rows_of(page, "The last epoch")[1:] == [
+        ["loss", "0.3", "0.6"],
+        ["val_loss", "0.5", "0.7"],
+        ["data_loss", "<strong>0.3</strong>", "0.3125"],
+        ["val_data_loss", "0.5", "<strong>0.375</strong>"],
+    ]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"compare_data_loss.png"}
 
 
 def test_a_page_of_the_users_stays(two, tmp_path):

@@ -393,7 +393,7 @@ def test_a_cut_off_fit_leaves_no_hook_behind():
     assert "apply" not in vars(model.optimizer)
     model.optimizer.learning_rate = 0.1
     before = weight(model)
-    fit(model, 3)  # compiled anew, without the warm-up
+    fit(model, 3)  # compiled again, without the warm-up
     assert weight(model) - before == pytest.approx(-0.3, rel=1e-5)
 
 

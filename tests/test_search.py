@@ -125,6 +125,8 @@ def test_both_methods_agree_on_the_first():
     frame = trials(60)
     found = [importance(frame, method=m, resamples=5) for m in ("ped_anova", "fanova")]
     assert [one["hyperparameter"][0] for one in found] == ["conv/l2"] * 2
+    # Its part of the variance, 1.2² / 12 + .4² / 4.
+    assert found[1]["importance"][0] == pytest.approx(0.75, abs=0.15)
 
 
 def test_importance_of_a_maximum_is_that_of_the_best_trials():

@@ -635,7 +635,7 @@ def without_config():
 
 
 NO_CONFIG = (
-    "Expected layers that can be made anew from their `get_config`. Received: 'mine' (NoConfig), "
+    "Expected layers that can be made again from their `get_config`. Received: 'mine' (NoConfig), "
     "which cannot"
 )
 SUBCLASSED = (

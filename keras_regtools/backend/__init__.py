@@ -34,7 +34,7 @@ being differentiated, into another function, not yet compiled:
 - `StepAccumulator(shape, compiled, like)` gathers arrays that a step, compiled by XLA or not, gives
   now and then, on the replicas of the variable `like`: `put(condition, values)` in the step adds
   the tensor `values()`, nowhere negative, if the condition holds; `read()` gives how many there
-  were, their mean and their maximum, and begins anew;
+  were, their mean and their maximum, and starts again;
 - `traced_function()`: what stands for the training step that is traced, and its replica, if the
   backend knows it; `(None, None)` otherwise;
 - `separate_step(model)` makes the training step of a model anew, apart from others there are.

@@ -116,7 +116,7 @@ def watch_steps(model, due, watch):
 
 
 def _is_traced(condition):
-    """If not, a branch that is known already is not compiled anew in each call."""
+    """If not, a branch that is known already is not compiled again in each call."""
     return isinstance(condition, jax.core.Tracer)
 
 

@@ -24,7 +24,7 @@ def give_back():
 
 
 def forget_peak():
-    """Begin anew; gives whether the system allows it."""
+    """Start again; gives whether the system allows it."""
     try:
         with open(_PEAK, "w", encoding="ascii") as file:
             file.write("5")
@@ -49,7 +49,7 @@ class PeakMemory:
     Args:
         accelerator: `None`, or a function of no arguments that gives `(peak, present, total)` of
             an accelerator in bytes, `total` `None` if it is not known.
-        forget: A function that has it begin anew.
+        forget: A function that has it start again.
 
     Attributes:
         known: Whether it can be told.

@@ -87,7 +87,7 @@ def assign_row(variable, index, value, assigned):
 
 
 def separate_step(model):
-    """The training step of a model compiled anew, whatever others there are."""
+    """The training step of a model compiled again, whatever others there are."""
     return make_step(model)
 
 

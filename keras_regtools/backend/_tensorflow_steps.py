@@ -186,7 +186,7 @@ def after(tensor, value):
 def assign_row(variable, index, value, assigned):
     if _only_notes(assigned):
         return _plain.assign_row(variable, index, value, assigned)
-    # Assigning to a slice would make XLA compile anew for each index.
+    # Assigning to a slice would make XLA compile again for each index.
     handle = variable.value.handle
     return tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=index, updates=value)
 

@@ -14,7 +14,7 @@ from keras_regtools.validation import integer_from, positive_integer
 
 
 class PreciseBatchNorm(RecordingCallback):
-    """Estimate the moving statistics of batch normalization anew before each validation.
+    """Re-estimate the moving statistics of batch normalization before each validation.
 
     Moving averages lag behind the weights: with momentum 0.99 and 12 steps an epoch they still hold
     half of their initial values after six epochs, and validation judges a network that was never

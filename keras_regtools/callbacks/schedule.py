@@ -35,7 +35,7 @@ class Schedule(RecordingCallback):
 
     By epoch, the value of epoch e, counted from 0, is `schedule(e)`. By step, that of the t-th step
     of the optimizer is `schedule(t)`; it is computed and set inside the compiled step, exactly also
-    with `steps_per_execution` above 1, and nothing is traced anew. A fit that
+    with `steps_per_execution` above 1, and nothing is traced again. A fit that
     `keras.callbacks.BackupAndRestore` resumes goes on where it was, as epochs and the optimizer's
     steps do. After the fit the last value stays.
 

@@ -122,7 +122,7 @@ class SharpnessAwareMinimization(RecordingCallback):
         return {"rho": self._held.rho}
 
     def rho_changed(self) -> None:
-        """Have a step that holds the old value as a constant compiled anew."""
+        """Have a step that holds the old value as a constant compiled again."""
         if backend.CONSTANTS_OUTSIDE and self._undo is not None:
             remake_step(self.model)
 

@@ -1,4 +1,4 @@
-"""The masks that Keras keeps on tensors, and how they come onto tensors that were made anew."""
+"""The masks that Keras keeps on tensors, and how they come onto tensors that were made again."""
 
 import keras
 from keras import tree

@@ -98,7 +98,7 @@ def loss_line(
 
     Moving statistics belong to the weights that they were taken at. So each point has its own:
     those of the batch in a surface of another mode than `"inference"`, and otherwise moving
-    statistics that are estimated anew on the surface's data.
+    statistics that are re-estimated on the surface's data.
 
     Args:
         surface: A `LossSurface`.

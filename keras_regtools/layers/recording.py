@@ -126,7 +126,7 @@ class Recording:
         return params
 
     def reset_statistics(self):
-        """Forget what was recorded and begin anew; the next reading is compared with this one."""
+        """Forget what was recorded and start again; the next reading is compared with this one."""
         if self.recorder.built:
             self._read_out()
             self.recorder.reset()

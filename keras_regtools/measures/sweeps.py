@@ -108,7 +108,7 @@ def by_layer(surface: LossSurface, measures: Any, layers: Any = None, *, verbose
 def by_checkpoint(
     surface: LossSurface, measures: Any, checkpoints: Any, *, verbose: int = 0
 ) -> Table:
-    """Measure a series of weights: saved checkpoints, the epochs of a run. Nothing is traced anew.
+    """Measure a series of weights: saved checkpoints, the epochs of a run. Nothing is traced again.
 
     Args:
         surface: A `LossSurface` of a model with the same layers; it is not written to.

@@ -1,4 +1,4 @@
-"""The columns that span a random subspace: known by their products, made anew for each of them."""
+"""The columns that span a random subspace: known by their products, made again for each of them."""
 
 import concurrent.futures
 import functools

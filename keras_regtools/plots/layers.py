@@ -116,7 +116,7 @@ def _distances(records):
         "training does."
     )
     if "batch_norm/lag" in records.names():
-        text += " Here the moving means were estimated anew before each validation."
+        text += " Here the moving means were re-estimated before each validation."
     return text
 
 

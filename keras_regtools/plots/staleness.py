@@ -42,7 +42,7 @@ def staleness(records):
             f"normalization and {accuracy:.3f} with statistics that belong to the weights. {cure}"
         )
     if math.isfinite(accuracy) or "batch_norm/lag" in records.names():
-        return None  # measured, and near; or estimated anew before each validation
+        return None  # measured, and near; or re-estimated before each validation
     layer, distance = worst_distance(records)
     share = records.last("batch_norm/initial_share")
     if distance > (_FAR_AT_FIRST if share > 0.05 else _FAR):

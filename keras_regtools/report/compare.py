@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     pass
 
 _MOST = 12  # pictures
-_FIRST = ("loss", "accuracy", "recalibrated", "data_loss", "penalty", "learning_rate")
-_LESS = ("loss", "error", "crossentropy", "divergence", "recalibrated")
+_FIRST = ("loss", "data_loss", "accuracy", "recalibrated", "penalty", "learning_rate")
+_LESS = ("loss", "error", "mae", "mse", "rmse", "crossentropy", "divergence", "recalibrated")
 _MORE = ("accuracy", "acc", "auc", "precision", "recall", "f1_score", "fbeta_score", "iou", "r2")
 
 
@@ -38,7 +38,8 @@ def compare(
     final numbers with the better ones marked.
 
     Args:
-        runs: A list of directories of `callbacks.Report`, or a dict from names of runs to them.
+        runs: A list of directories of `callbacks.Report` or of files of records, whose settings are
+            not known, or a dict from names of runs to them.
         path: The HTML file to write, as `"runs/compare.html"`; the pictures go beside it. A file of
             yours of that name stays: then the page gets a number.
         title: Of the page.
@@ -65,9 +66,8 @@ def compare(
     paths = named_runs(runs)
     if len(paths) < 2:
         raise ValueError(f"Expected two or more runs to compare. Received: {runs!r}")
-    files = {name: RunFiles(directory) for name, directory in paths.items()}
-    infos = {name: one.read()[1] for name, one in files.items()}
-    frame, place = read_many(paths), pathlib.Path(path)
+    frame, place = _on_the_data(read_many(paths)), pathlib.Path(path)
+    infos = {n: RunFiles(one).read_info() if one.is_dir() else {} for n, one in paths.items()}
     apart = {name: frame[frame["run"] == name] for name in paths}  # some may have no records
     place.parent.mkdir(parents=True, exist_ok=True)
     stem = place.stem if place.suffix == ".html" else place.name
@@ -85,21 +85,38 @@ def compare(
     return Page(page)
 
 
+def _on_the_data(frame):
+    """The records, where some runs have penalties with the losses on the data of the others, too:
+    of those they are the whole losses."""
+    import pandas as pd
+
+    if "penalty" not in set(frame["name"]):
+        return frame
+    penalized = set(frame.loc[frame["name"] == "penalty", "run"])
+    plain = frame[~frame["run"].isin(penalized) & frame["name"].isin(["loss", "val_loss"])]
+    names = {"loss": "data_loss", "val_loss": "val_data_loss"}
+    return pd.concat([frame, plain.assign(name=plain["name"].map(names))], ignore_index=True)
+
+
 def _quantities(frame):
-    """What is a number in each epoch, without `val_`; first what everybody looks at."""
+    """What is a number in two runs or more, and not the same in all of them, without `val_`; first
+    what everybody looks at."""
     numbers = frame.loc[[not isinstance(value, list) for value in frame["value"]]]
-    found = dict.fromkeys(name.removeprefix("val_") for name in numbers["name"])
-    found = [name for name in found if not name.startswith("time/")]
+    kinds = numbers["name"].str.removeprefix("val_")
+    found = [
+        name
+        for name, own in numbers.groupby(kinds, sort=False)
+        if not name.startswith("time/") and own["run"].nunique() > 1 and own["value"].nunique() > 1
+    ]
     return [n for n in _FIRST if n in found] + [n for n in found if n not in _FIRST]
 
 
 def _pictures(frame, stem):
-    shared = []
-    for name in _quantities(frame):
-        own = frame[frame["name"].isin([name, f"val_{name}"])]
-        if own["run"].nunique() > 1 and own["epoch"].nunique() > 1:
-            shared.append(name)
-    for name in shared[:_MOST]:
+    quantities = _quantities(frame)
+    if "data_loss" in quantities:  # that with penalties compares nothing
+        quantities.remove("loss")
+    drawn = [n for n in quantities if frame.loc[frame["name"] == n, "epoch"].nunique() > 1]
+    for name in drawn[:_MOST]:
         file = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
         yield f"{stem}_{file}", _png(frame, name), _reading(frame, name)
 
@@ -143,12 +160,13 @@ def _finals(quantities, apart):
     best of all."""
     rows = []
     names = [n for q in quantities for n in (q, f"val_{q}")]
+    penalized = "data_loss" in quantities
     for name in names:
         series = [numbers_of(own, name) for own in apart.values()]
         last = [s.iloc[-1] if len(s) else math.nan for s in series]
         if sum(map(math.isfinite, last)) == 0:
             continue
-        sign = _direction(name)
+        sign = 0 if penalized and name in ("loss", "val_loss") else _direction(name)
         best = max((sign * v for v in last if math.isfinite(v)), default=None)
         alike = len({v for v in last if math.isfinite(v)}) < 2
         cells = [
@@ -192,10 +210,15 @@ def _flat(info, before=""):
 def _findings(apart, infos):
     found = []
     names = {name for own in apart.values() for name in own["name"]}
-    for wanted in ("loss", "accuracy"):
+    penalized = "data_loss" in names
+    for wanted in ("data_loss" if penalized else "loss", "accuracy"):
         name = f"val_{wanted}" if f"val_{wanted}" in names else wanted
         if name in names:
             found.append(_ranking(apart, name))
+    if penalized:
+        found.append(
+            "Some of the losses hold penalties: compare data_loss and val_data_loss, which do not."
+        )
     epochs = {run: own["epoch"].nunique() for run, own in apart.items()}
     if len(set(epochs.values())) > 1:
         told = ", ".join(f"{run} {count}" for run, count in epochs.items())
@@ -219,19 +242,23 @@ def _ranking(apart, name):
     sign, last, best = _direction(name), {}, {}
     for run, own in apart.items():
         series = numbers_of(own, name)
-        series = series.loc[[math.isfinite(v) for v in series]]
         if len(series):
             last[run] = series.iloc[-1]
-            at = series.idxmax() if sign > 0 else series.idxmin()
+            at = (sign * series).idxmax(skipna=True) if series.notna().any() else series.index[0]
             best[run] = series[at], at + 1
-    if len(last) < 2:
-        return None
-    order = sorted(last, key=lambda run: -sign * last[run])
-    first = order[0]
+    known = [run for run in last if math.isfinite(last[run])]
+    lost = [run for run in last if run not in known]
+    told = f" Not finite in the end: {', '.join(lost)}." if lost else ""
+    if len(known) < 2:
+        return f"{name}:{told}" if told else None
+    order = sorted(known, key=lambda run: -sign * last[run])
+    first = [run for run in order if last[run] == last[order[0]]]
     word = "highest" if sign > 0 else "lowest"
-    others = ", ".join(f"{run} {last[run]:.4g}" for run in order[1:])
-    value, epoch = best[first]
-    return (
-        f"{name} ends {word} in {first}, at {last[first]:.4g} ({others}); its best was "
-        f"{value:.4g} in epoch {epoch}."
-    )
+    others = ", ".join(f"{run} {last[run]:.4g}" for run in order[len(first) :])
+    if not others:
+        return f"{name} ends at {last[order[0]]:.4g} in all of them.{told}"
+    sentence = f"{name} ends {word} in {' and '.join(first)}, at {last[order[0]]:.4g} ({others})"
+    if len(first) == 1:
+        value, epoch = best[order[0]]
+        sentence += f"; its best was {value:.4g} in epoch {epoch}"
+    return f"{sentence}.{told}"

@@ -32,7 +32,7 @@ def rank_correlations(
     Args:
         table: A table of `tuner.table`.
         target: The result that the others are compared with.
-        resamples: Times that the trials are drawn anew.
+        resamples: Times that the trials are resampled.
         seed: Of the draws.
 
     Returns:
@@ -89,7 +89,7 @@ def of_winners(
         table: A table of `tuner.table`.
         by: A hyperparameter of two values.
         part: Which share of the trials of each kind counts as the best.
-        resamples: Times that the trials are drawn anew.
+        resamples: Times that the trials are resampled.
         seed: Of the draws.
 
     Returns:

@@ -36,14 +36,15 @@ def importance(
     ([Hutter et al., 2014](https://proceedings.mlr.press/v32/hutter14.html)). A hyperparameter that
     does nothing has an importance above zero in few trials, and more so in trials that are drawn
     anew: the interval goes from the lower one to the higher one of the bootstrap's percentile
-    interval, its lower end corrected for that bias, and its basic interval.
+    interval, its lower end corrected for that bias, and its basic interval. What was searched on
+    a logarithmic range counts by its logarithm, in fANOVA too.
 
     Args:
         table: A table of `tuner.table`, of 8 trials or more; 50 say something.
         target: A result; the objective by default.
         method: `"ped_anova"`, or `"fanova"`, which needs scikit-learn and a second for each
             resample.
-        resamples: Times that the trials are drawn anew.
+        resamples: Times that the trials are resampled.
         seed: Of the draws and of the forest.
 
     Returns:

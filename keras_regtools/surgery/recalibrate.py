@@ -1,4 +1,4 @@
-"""Estimate the moving statistics of batch normalization anew."""
+"""Re-estimate the moving statistics of batch normalization."""
 
 from __future__ import annotations
 

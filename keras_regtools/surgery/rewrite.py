@@ -79,7 +79,7 @@ def copy_of(layer, kind=None, **changes):
 
 def _cannot_be_copied(layer):
     return ValueError(
-        "Expected layers that can be made anew from their `get_config`. Received: "
+        "Expected layers that can be made again from their `get_config`. Received: "
         f"{layer.name!r} ({type(layer).__name__}), which cannot"
     )
 

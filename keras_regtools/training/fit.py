@@ -82,7 +82,7 @@ def watch_steps(model, due, watching):
 
 
 def watch_updates(owner, model, make):
-    """Have a hook in each optimizer of a model for this fit, in a step compiled anew.
+    """Have a hook in each optimizer of a model for this fit, in a step compiled again.
 
     Args:
         owner: An object with which it goes, as after a fit that ended in an exception.

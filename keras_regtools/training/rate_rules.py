@@ -106,7 +106,7 @@ def adam_settings(beta_1, beta_2, epsilon, ratio):
 class AdamRule:
     """Adam's other settings for a larger batch, put into an optimizer until they are taken back.
 
-    A compiled step holds them as constants: it has to be made anew afterwards.
+    A compiled step holds them as constants: it has to be made again afterwards.
     """
 
     def __init__(self, optimizer, ratio):

@@ -20,7 +20,7 @@ def code_of(plan: Plan, factor: float, model: keras.Model, kept: bool, precise: 
         factor: The multiple of the base rate that its batch size has.
         model: Its model.
         kept: Whether `network()` keeps its optimizer.
-        precise: Whether moving statistics are estimated anew.
+        precise: Whether moving statistics are re-estimated.
     """
     training, rate = plan.chosen.training, plan.rate
     lines, made = ["import keras", "import keras_regtools as rt", ""], "network()"

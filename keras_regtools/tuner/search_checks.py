@@ -87,7 +87,7 @@ def check_directory(tuner, told, names, hp):
         where = f" in {str(tuner.project_dir)!r}" if tuner is not None else ""
         raise ValueError(
             f"Expected a search of the hyperparameters {sorted(names)}. Received: one{where} that "
-            f"has {foreign} too. Pass `overwrite=True` or another directory to begin anew."
+            f"has {foreign} too. Pass `overwrite=True` or another directory to start again."
         )
     if tuner is None:
         return
@@ -101,5 +101,5 @@ def check_directory(tuner, told, names, hp):
         raise ValueError(
             f"Expected a directory with the same search. Received: {str(tuner.project_dir)!r}, "
             + ", ".join(f"with {k}={there.get(k)} there and {told.get(k)} here" for k in other)
-            + ". Pass `overwrite=True` or another directory to begin anew."
+            + ". Pass `overwrite=True` or another directory to start again."
         )

@@ -35,7 +35,7 @@ class Workshop:
         data: `SearchData`.
         samples, loss, measures, names: As for `Yardstick`.
         base_batch_size: To which base rates refer.
-        precise: Whether moving statistics are estimated anew after each epoch.
+        precise: Whether moving statistics are re-estimated after each epoch.
     """
 
     def __init__(self, data, samples, loss, measures, names, base_batch_size, precise):
