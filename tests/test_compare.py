@@ -60,7 +60,7 @@ def test_the_records_of_several_runs_are_those_of_each(two):
         (["x/a", "x/b"], ["a", "b"]),
         (["x/a", "y/a"], ["x/a", "y/a"]),
         (["x/a", "y/a", "y/b"], ["x/a", "y/a", "y/b"]),
-        (["one/records.jsonl", "two"], ["records.jsonl", "two"]),
+        (["one/records.jsonl", "two"], ["one", "two"]),
     ],
 )
 def test_a_run_has_the_name_of_its_directory_as_far_as_it_tells(places, names, tmp_path):
@@ -85,6 +85,8 @@ def test_runs_may_be_named(two):
         ([3, 4], ValueError, "Argument `runs` must be a path"),
         ([], ValueError, "Expected one or more runs"),
         (["nowhere", "nowhere"], ValueError, "none of them twice"),
+        (["nowhere", "nowhere/records.jsonl"], ValueError, "none of them twice"),
+        ({1: "nowhere", "1": "there"}, ValueError, "none of them twice"),
         (["nowhere", "too"], ValueError, "Expected"),
     ],
     ids=str,
@@ -131,7 +133,7 @@ def test_the_page_tells_what_differs_and_marks_what_is_better(two, tmp_path):
         ["optimizer: learning rate", "0.1", "0.3"],
         ["settings: l2", "0", "0.001"],
     ]
-    assert rows_of(page, "The last epoch") == [
+    assert rows_of(page, "The last numbers") == [
         ["", "a", "b"],
         ["loss", "0.5", "<strong>0.375</strong>"],
         ["val_loss", "1.5", "<strong>1.375</strong>"],
@@ -165,9 +167,9 @@ def test_what_makes_runs_hard_to_compare_is_said(tmp_path):
     assert "Cut off, or still going on: short." in text
     assert "loss ends lowest in long, at 0.4 (other 0.8); its best was 0.4 in epoch 3." in text
     assert "in epoch 3. Not finite in the end: short." in text
-    assert "accuracy ends at 0.5 in all of them." in text
+    assert "accuracy ends at 0.5 in all of them. Without accuracy: long." in text
     last = ["loss", "nan", "", "<strong>0.4</strong>", "0.8"]
-    assert rows_of(page, "The last epoch")[1:] == [last, ["accuracy", "0.5", "", "", "0.5"]]
+    assert rows_of(page, "The last numbers")[1:] == [last, ["accuracy", "0.5", "", "", "0.5"]]
 
 
 def test_losses_with_and_without_penalties_are_compared_on_the_data(tmp_path):
@@ -179,13 +181,36 @@ def test_losses_with_and_without_penalties_are_compared_on_the_data(tmp_path):
     assert "val_data_loss ends lowest in l2, at 0.375 (plain 0.5)" in text
     assert "val_loss ends lowest" not in text
     assert "Some of the losses hold penalties: compare data_loss" in text
-    assert rows_of(page, "The last epoch")[1:] == [
+    assert rows_of(page, "The last numbers")[1:] == [
         ["loss", "0.3", "0.6"],
         ["val_loss", "0.5", "0.7"],
         ["data_loss", "<strong>0.3</strong>", "0.3125"],
         ["val_data_loss", "0.5", "<strong>0.375</strong>"],
     ]
     assert {path.name for path in tmp_path.glob("*.png")} == {"compare_data_loss.png"}
+
+
+def test_the_users_own_metrics_come_first_and_an_earlier_epoch_is_named(tmp_path):
+    series = {f"kernels/dense/p{i}": [1.0, 2.0 + i] for i in range(12)}
+    series |= {"inaccuracy": [0.5, 0.25], "my_auc": [0.5, 0.75]}
+    first = write(tmp_path / "first", {**series, "val_loss": [0.5]})  # in the first epoch alone
+    other = {name: [v + 1 for v in values] for name, values in series.items()}
+    second = write(tmp_path / "second", {**other, "val_loss": [1.0, 0.75]})
+    page = report.compare([first, second], tmp_path / "page.html")
+    rows = {row[0]: row[1:] for row in rows_of(page, "The last numbers")[1:]}
+    assert rows["val_loss"] == ["<strong>0.5 (epoch 1)</strong>", "0.75"]
+    assert rows["inaccuracy"] == ["0.25", "1.25"]  # of which nobody can say what is better
+    assert rows["my_auc"] == ["0.75", "<strong>1.75</strong>"]
+    pictures = {path.stem.removeprefix("page_") for path in tmp_path.glob("*.png")}
+    assert {"loss", "inaccuracy", "my_auc"} <= pictures
+    ax = plots.runs(records.read_many([first, second]), "loss")
+    assert all(line.get_marker() == "o" for line in ax.get_lines())  # one point is seen, too
+
+
+def test_twelve_runs_have_twelve_colours(tmp_path):
+    runs = [write(tmp_path / f"{i}", {"loss": [1.0, 1 / (i + 1)]}) for i in range(12)]
+    lines = plots.runs(records.read_many(runs)).get_lines()
+    assert len({tuple(np.atleast_1d(line.get_color())) for line in lines}) == 12
 
 
 def test_a_page_of_the_users_stays(two, tmp_path):

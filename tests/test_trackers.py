@@ -158,6 +158,13 @@ def test_tensorboard_has_scalars_at_their_steps(tmp_path):
     report = fit(tmp_path / "run", trackers.TensorBoard(tmp_path / "logs"))
     found = [(tag, step, float(a)) for tag, step, about, a in events(tmp_path / "logs")
              if about.plugin_name == "scalars"]  # fmt: skip
+    assert (
+        len(
+            {about.plugin_name for tag, _, about, _ in events(tmp_path / "logs") if tag == "loss"}
+            - {""}
+        )
+        == 1
+    )  # and no picture has its name
     expected = [
         (row.name, row.step, row.value)
         for row in report.records.rows
@@ -188,7 +195,7 @@ def test_tensorboard_has_the_pictures_and_the_hyperparameters(tmp_path):
     found = events(tmp_path / "logs")
     images = {tag: array for tag, _, about, array in found if about.plugin_name == "images"}
     page = plt.imread(tmp_path / "run" / "loss.png")
-    width, height, png = images["loss"][:3]
+    width, height, png = images["pictures/loss"][:3]
     assert (int(height), int(width)) == page.shape[:2]
     np.testing.assert_array_equal(plt.imread(io.BytesIO(png))[..., :3], page[..., :3])
     (given,) = [about for _, _, about, _ in found if about.plugin_name == metadata.PLUGIN_NAME]
@@ -249,6 +256,43 @@ def test_mlflow_takes_any_name_many_numbers_and_nan(store):
     writer.end()
     assert client.get_run(number).info.status == "FINISHED"
     assert list(client.get_run(number).data.metrics) == ["a_ b_σ"]
+
+
+def test_a_penalty_of_a_layer_is_no_folder_and_no_metric_becomes_another(store):
+    from mlflow import MlflowClient
+
+    writer = trackers.MLflow(uri=store)
+    names = ["penalty", "penalty/hidden/kernel", "a:b", "a*b"]
+    records.Records([(0, 1, name, float(i)) for i, name in enumerate(names)]).add_writer(writer)
+    writer.end()
+    found = MlflowClient(tracking_uri=store).get_run(writer.run_id).data.metrics
+    expected = {"penalty": 0.0, "penalty.hidden.kernel": 1.0, "a_b": 2.0, "a_b_2": 3.0}
+    assert found == expected
+
+
+def test_a_writer_that_fails_is_told_that_its_run_is_over(tmp_path):
+    def fail(rows):
+        raise OSError("no")
+
+    writer = Noting()
+    writer.write = fail
+    with pytest.warns(UserWarning, match="gets no more of this fit"):
+        fit(tmp_path, writer)
+    assert [kind for kind, *_ in writer.got] == ["begin", "end"]
+
+
+def test_numbers_of_numpy_are_numbers_and_nan_is_recorded_once(tmp_path):
+    import json
+
+    model = compiled()
+    model.compile(keras.optimizers.SGD(float("nan")), "sparse_categorical_crossentropy")
+    settings = {"batch": np.int64(8), "rate": np.float32(0.5), "sizes": np.arange(2)}
+    report = rt.callbacks.Report(tmp_path, settings=settings)
+    with pytest.warns(UserWarning, match="NaN"):
+        model.fit(X, Y, epochs=3, batch_size=8, verbose=0, callbacks=[report])
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert info["settings"] == {"batch": 8, "rate": 0.5, "sizes": [0, 1]}
+    assert len([row for row in report.records.rows if row.name == "loss"]) == 3
 
 
 def test_names_that_are_no_texts_are_refused(store):

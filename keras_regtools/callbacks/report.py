@@ -159,7 +159,7 @@ class Report(RecordingCallback):
         self._others |= {row.name for row in rows[self._looked_at :]} - self._own
         self._looked_at = len(rows)
         names = [n for n in logs or {} if n not in self._others and n != "learning_rate"]
-        new = {n: logs[n] for n in names if n not in self._told or self._told[n] != logs[n]}
+        new = {n: logs[n] for n in names if repr(self._told.get(n)) != repr(logs[n])}
         if not new:
             return
         self._told = {**self._told, **new}

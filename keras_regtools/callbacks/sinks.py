@@ -1,5 +1,6 @@
 """Internal: where a report puts records, so that what goes wrong there ends no training."""
 
+import contextlib
 import warnings
 
 from keras_regtools.records.records import Writing, refuse_no_writer
@@ -106,3 +107,6 @@ class _Writing(Writing):
                 f"{self.writer!r} gets no more of this fit; training goes on. Received: {error!r}",
                 stacklevel=2,
             )
+            with contextlib.suppress(Exception):  # a tracker may wait for the end of the run
+                if method != "end" and hasattr(self.writer, "end"):
+                    self.writer.end()

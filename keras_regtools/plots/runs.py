@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from keras_regtools.plots.axes import AXES, legend, log_if_wide, note, on, over_epochs
+from keras_regtools.plots.axes import AXES, by_depth, legend, log_if_wide, note, on, over_epochs
 from keras_regtools.validation import checked, has, text
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ def runs(frame: pd.DataFrame, name: str = "loss", ax: Any = None) -> Axes:
         )
     ax, drawn = on(ax), []
     over_epochs(ax)
-    for number, (run, own) in enumerate(frame.groupby("run", sort=False)):
+    count = frame["run"].nunique()
+    colours = [f"C{i}" for i in range(10)] if count <= 10 else by_depth(count)
+    for colour, (run, own) in zip(colours, frame.groupby("run", sort=False), strict=False):
         training, validation = (numbers_of(own, n) for n in (name, f"val_{name}"))
-        colour, main = f"C{number % 10}", validation if len(validation) else training
+        main = validation if len(validation) else training
+        marker = "o" if len(main) < 30 else None
         if len(main):
-            ax.plot(main.index + 1, main, color=colour, label=str(run))
+            style = {"color": colour, "label": str(run), "marker": marker, "markersize": 3.5}
+            ax.plot(main.index + 1, main, **style)
         if len(validation) and len(training):
             ax.plot(training.index + 1, training, "--", color=colour, alpha=0.6, linewidth=1.0)
         drawn += [*training, *validation]

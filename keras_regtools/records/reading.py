@@ -92,7 +92,7 @@ def read_many(runs: Mapping[str, Any] | Sequence[Any]) -> pd.DataFrame:
         if not file.exists():
             raise ValueError(
                 "Expected directories or files with the records of a run. "
-                f"Received: {path}, where there is no {file.name}"
+                f"Received: {path}, and there is no {file}"
             )
         frame = read(file).to_frame()
         frame.insert(0, "run", name)
@@ -110,10 +110,12 @@ def named_runs(runs: Any) -> dict[str, pathlib.Path]:
     given = list(runs.values() if isinstance(runs, Mapping) else runs)
     paths = [pathlib.Path(validation.path("runs", one)) for one in given]
     whole = [path.resolve() for path in paths]
-    if not paths or len(set(whole)) < len(whole):
+    whole = [path.parent if path.name == RECORDS_FILE else path for path in whole]
+    names = list(map(str, runs)) if isinstance(runs, Mapping) else []
+    if not paths or len(set(whole)) < len(whole) or len(set(names)) < len(names):
         raise ValueError(f"Expected one or more runs, none of them twice. Received: {runs!r}")
     if isinstance(runs, Mapping):
-        return dict(zip(map(str, runs), paths, strict=True))
+        return dict(zip(names, paths, strict=True))
     count = 1
     while len({path.parts[-count:] for path in whole}) < len(whole):
         count += 1

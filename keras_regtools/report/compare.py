@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _MOST = 12  # pictures
 _FIRST = ("loss", "data_loss", "accuracy", "recalibrated", "penalty", "learning_rate")
-_LESS = ("loss", "error", "mae", "mse", "rmse", "crossentropy", "divergence", "recalibrated")
-_MORE = ("accuracy", "acc", "auc", "precision", "recall", "f1_score", "fbeta_score", "iou", "r2")
+_LESS = {"loss", "error", "mae", "mse", "rmse", "mape", "hinge", "crossentropy", "recalibrated"}
+_MORE = {"accuracy", "acc", "auc", "precision", "recall", "f1_score", "r2", "r2_score", "io_u"}
 
 
 @validation.checked(path=validation.path)
@@ -108,6 +108,7 @@ def _quantities(frame):
         for name, own in numbers.groupby(kinds, sort=False)
         if not name.startswith("time/") and own["run"].nunique() > 1 and own["value"].nunique() > 1
     ]
+    found.sort(key=lambda name: ("/" in name, name.startswith("kernels/")))  # the user's own first
     return [n for n in _FIRST if n in found] + [n for n in found if n not in _FIRST]
 
 
@@ -115,7 +116,8 @@ def _pictures(frame, stem):
     quantities = _quantities(frame)
     if "data_loss" in quantities:  # that with penalties compares nothing
         quantities.remove("loss")
-    drawn = [n for n in quantities if frame.loc[frame["name"] == n, "epoch"].nunique() > 1]
+    either = {n: frame["name"].isin([n, f"val_{n}"]) for n in quantities}
+    drawn = [n for n in quantities if frame.loc[either[n], "epoch"].nunique() > 1]
     for name in drawn[:_MOST]:
         file = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
         yield f"{stem}_{file}", _png(frame, name), _reading(frame, name)
@@ -147,12 +149,11 @@ def _png(frame, name):
 
 def _direction(name):
     """1 where more is better, -1 where less is, 0 where nobody can say."""
-    last = name.removeprefix("val_").rpartition("/")[2]
-    if "/" in name:
-        return 0
-    if last.endswith(_MORE):
+    whole = name.removeprefix("val_")
+    kinds = {whole, whole.rpartition("_")[2]}
+    if kinds & _MORE:
         return 1
-    return -1 if last.endswith(_LESS) else 0
+    return -1 if kinds & _LESS else 0
 
 
 def _finals(quantities, apart):
@@ -161,6 +162,7 @@ def _finals(quantities, apart):
     rows = []
     names = [n for q in quantities for n in (q, f"val_{q}")]
     penalized = "data_loss" in quantities
+    ends = [own["epoch"].max() for own in apart.values()]
     for name in names:
         series = [numbers_of(own, name) for own in apart.values()]
         last = [s.iloc[-1] if len(s) else math.nan for s in series]
@@ -171,13 +173,21 @@ def _finals(quantities, apart):
         alike = len({v for v in last if math.isfinite(v)}) < 2
         cells = [
             {
-                "text": f"{value:.4g}" if len(one) else "",
+                "text": _told(one, value, end),
                 "best": bool(sign and not alike and sign * value == best),
             }
-            for one, value in zip(series, last, strict=True)
+            for one, value, end in zip(series, last, ends, strict=True)
         ]
         rows.append((name, cells))
     return rows
+
+
+def _told(series, value, end):
+    """A number, with its epoch where it is not that of the run's end."""
+    if not len(series):
+        return ""
+    epoch = series.index[-1]
+    return f"{value:.4g}" if epoch == end else f"{value:.4g} (epoch {epoch + 1})"
 
 
 def _differing(infos):
@@ -249,6 +259,8 @@ def _ranking(apart, name):
     known = [run for run in last if math.isfinite(last[run])]
     lost = [run for run in last if run not in known]
     told = f" Not finite in the end: {', '.join(lost)}." if lost else ""
+    without = [run for run, own in apart.items() if run not in last and len(own)]
+    told += f" Without {name}: {', '.join(without)}." if without else ""
     if len(known) < 2:
         return f"{name}:{told}" if told else None
     order = sorted(known, key=lambda run: -sign * last[run])

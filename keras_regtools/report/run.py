@@ -142,7 +142,11 @@ class RunFiles(RecordsFile):
     def write_info(self, info):
         """Write what the run was."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.info_path, json.dumps(info, indent=2, default=str) + "\n")
+        write_whole(self.info_path, json.dumps(info, indent=2, default=_of_numpy) + "\n")
+
+
+def _of_numpy(value):
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
 def _are_arrays(value):

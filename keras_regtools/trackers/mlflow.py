@@ -20,9 +20,11 @@ _AT_ONCE = 1000  # numbers that MLflow takes in one call
 class MLflow:
     """A writer for `callbacks.Report(writers=[…])` and `Records.add_writer`.
 
-    Each run is one run of MLflow: numbers become metrics at the number of the training step, the
-    settings parameters, the pictures of the report artifacts. Lists with a number for each channel
-    are left out, as MLflow has no place for them. Needs `pip install "keras_regtools[mlflow]"`.
+    Each fit is one run of MLflow: numbers become metrics at the number of the training step, with
+    points for the slashes in their names, the settings parameters, the pictures of the report
+    artifacts. Lists with a number for each channel are left out, as MLflow has no place for them.
+    A fit that goes on is another run; one that is interrupted stays `RUNNING`. Needs
+    `pip install "keras_regtools[mlflow]"`.
 
     Args:
         experiment: Name of the experiment; made if it is not there.
@@ -31,7 +33,7 @@ class MLflow:
             by default what MLflow is set to.
 
     Attributes:
-        run_id: Of the run, once it has begun.
+        run_id: Of the run that goes on, or of the last one.
 
     Raises:
         ImportError: MLflow is not installed.
@@ -49,6 +51,7 @@ class MLflow:
         self._metric, self._name, self._experiment = entities.Metric, run, experiment
         self._client = MlflowClient(tracking_uri=uri)
         self.run_id: str | None = None
+        self._goes_on, self._names = False, {}
 
     def __repr__(self):
         return f"MLflow({self._experiment!r}, {self._name!r})"
@@ -64,7 +67,7 @@ class MLflow:
         """Write records."""
         number, now = self._started(), int(time.time() * 1000)
         metrics = [
-            self._metric(_allowed(row.name), row.value, now, row.step)
+            self._metric(self._named(row.name), row.value, now, row.step)
             for row in rows
             if not isinstance(row.value, list)
         ]
@@ -81,17 +84,28 @@ class MLflow:
 
     def end(self) -> None:
         """Say that the run is over; a later record begins another one."""
-        if self.run_id is not None:
+        if self._goes_on and self.run_id is not None:
+            self._goes_on = False
             self._client.set_terminated(self.run_id)
-            self.run_id = None
+
+    def _named(self, name):
+        """The name of a metric: one for each name of a record."""
+        if name not in self._names:
+            short, number = _allowed(name).replace("/", "."), 2  # `a` is no folder for `a/b`
+            found = short
+            while found in self._names.values():
+                found, number = f"{short}_{number}", number + 1
+            self._names[name] = found
+        return self._names[name]
 
     def _started(self):
         """The number of the run that goes on, or of a new one."""
-        if self.run_id is None:
+        if not self._goes_on or self.run_id is None:
             found = self._client.get_experiment_by_name(self._experiment)
             known = found.experiment_id if found else None
             experiment = known or self._client.create_experiment(self._experiment)
             self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
+            self._goes_on, self._names = True, {}
         return self.run_id
 
 

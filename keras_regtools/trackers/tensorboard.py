@@ -67,8 +67,9 @@ class TensorBoard:
         file.flush()
 
     def picture(self, name: str, png: bytes, step: int) -> None:
-        """Write a picture, given as the bytes of a PNG file."""
-        self._open().image(name, png, step)
+        """Write a picture, given as the bytes of a PNG file, under `pictures/`: a number may have
+        its name."""
+        self._open().image(f"pictures/{name}", png, step)
 
     def end(self) -> None:
         """Close the file; a later record opens another one."""
