@@ -14,6 +14,9 @@ import types
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "keras_regtools"
 _LINK = re.compile(r"\[([^\[\]]*)\]\(\.\./([^)\s]+)\)")
+_FROM_ELSEWHERE = re.compile(
+    r"<(?:script|img)[^>]*src=.?(https?://[^\s\"'>]*)|<link[^>]*rel=.?stylesheet[^>]*href=.?(https?://[^\s\"'>]*)"
+)
 _NAME = re.compile(r"`([\w.]+)[^`]*`")
 
 
@@ -109,3 +112,6 @@ def on_post_build(config):
         missing = [name for name in names if f'id="{place_of(room, name)}"' not in page]
         if missing:
             raise ValueError(f"The reference of {room} lacks {missing}")
+    for page in pathlib.Path(config.site_dir).rglob("*.html"):
+        if found := _FROM_ELSEWHERE.findall(page.read_text("utf-8")):
+            raise ValueError(f"{page.name} loads {found} from elsewhere")

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import nbclient
 import nbformat
 import pytest
 
@@ -48,15 +49,13 @@ def test_the_file_has_what_its_cells_gave(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name, tmp_path):
-    client = pytest.importorskip("nbclient")
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     before = len(texts(notebook).splitlines()), len(pages(notebook))
     for cell in cells(notebook):
         cell.outputs, cell.execution_count = [], None
     resources = {"metadata": {"path": str(tmp_path)}}
-    client.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources=resources
-    ).execute()
+    options = {"timeout": 600, "kernel_name": "python3", "resources": resources}
+    nbclient.NotebookClient(notebook, **options).execute()
     printed = [line for line in texts(notebook).splitlines() if "port.cc" not in line]
     assert len(printed) >= before[0]
     assert len(pages(notebook)) == before[1]

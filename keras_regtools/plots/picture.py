@@ -52,14 +52,24 @@ class Picture:
 
     def png(self, records):
         """The picture as the bytes of a PNG file."""
-        from matplotlib.figure import Figure
-
         height = max(4.0, 1.2 + 0.16 * self.rows(records))
-        figure = Figure(figsize=(6.4, height), dpi=110, layout="constrained")
-        self.draw(records, figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return png(lambda ax: self.draw(records, ax), height)
+
+
+def png(draw, height=4.0):
+    """The bytes of a PNG file, of what `draw(ax)` draws in the size of a page's pictures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), dpi=110, layout="constrained")
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def file_name(text):
+    """A text with the characters that the name of a picture may have."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)
 
 
 _DECLARED: dict[str, Any] = {}

@@ -39,15 +39,16 @@ def runs(frame: pd.DataFrame, name: str = "loss", ax: Any = None) -> Axes:
     count = frame["run"].nunique()
     colours = [f"C{i}" for i in range(10)] if count <= 10 else by_depth(count)
     for colour, (run, own) in zip(colours, frame.groupby("run", sort=False), strict=False):
-        training, validation = (numbers_of(own, n) for n in (name, f"val_{name}"))
-        main = validation if len(validation) else training
-        marker = "o" if len(main) < 30 else None
-        if len(main):
+        found = series_by_name(own[own["name"].isin([name, f"val_{name}"])])
+        if len(found) == 2:
+            training = found[name]
+            ax.plot(training.index + 1, training, "--", color=colour, alpha=0.6, linewidth=1.0)
+        if found:
+            main = found[name if f"val_{name}" not in found else f"val_{name}"]
+            marker = "o" if len(main) < 30 else None
             style = {"color": colour, "label": str(run), "marker": marker, "markersize": 3.5}
             ax.plot(main.index + 1, main, **style)
-        if len(validation) and len(training):
-            ax.plot(training.index + 1, training, "--", color=colour, alpha=0.6, linewidth=1.0)
-        drawn += [*training, *validation]
+        drawn += [value for series in found.values() for value in series]
     if not drawn:
         return note(ax, f"No run recorded {name}.")
     log_if_wide(ax, drawn)
@@ -58,10 +59,11 @@ def runs(frame: pd.DataFrame, name: str = "loss", ax: Any = None) -> Axes:
     return ax
 
 
-def numbers_of(own: pd.DataFrame, name: str) -> Any:
-    """The numbers of one quantity of one run by epoch, the last of each epoch."""
-    import pandas as pd
-
-    rows = own[own["name"] == name]
-    rows = rows.loc[[not isinstance(value, list) for value in rows["value"]]]
-    return pd.Series(rows["value"].astype(float).to_numpy(), rows["epoch"]).groupby(level=0).last()
+def series_by_name(own: pd.DataFrame) -> dict[str, Any]:
+    """The numbers of one run: of each quantity a `Series` by epoch, with the last of each epoch."""
+    numbers = own.loc[[not isinstance(value, list) for value in own["value"]]]
+    last = numbers.drop_duplicates(["name", "epoch"], keep="last").sort_values("epoch")
+    return {
+        str(name): rows.set_index("epoch")["value"].astype(float)
+        for name, rows in last.groupby("name", sort=False)
+    }

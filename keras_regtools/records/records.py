@@ -172,9 +172,7 @@ class Writing:
         if rows:
             self.writer.write(list(rows))
 
-    def append(self, rows: list[Record]) -> None:
-        if rows:
-            self.writer.write(list(rows))
+    append = begin
 
     def keep(self, name: str, value: Any) -> None:
         """What callbacks must know is not for writers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import math
 import os
 import pathlib
@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_regtools import plots, validation
-from keras_regtools.plots.runs import numbers_of
+from keras_regtools.plots.picture import file_name, png
+from keras_regtools.plots.runs import series_by_name
 from keras_regtools.records import read_many
 from keras_regtools.records.files import write_whole
 from keras_regtools.records.reading import named_runs
+from keras_regtools.records.settings import flat_settings
 from keras_regtools.report.page import Page, put_pictures, template
 from keras_regtools.report.run import RunFiles
 
@@ -68,7 +70,8 @@ def compare(
         raise ValueError(f"Expected two or more runs to compare. Received: {runs!r}")
     frame, place = _on_the_data(read_many(paths)), pathlib.Path(path)
     infos = {n: RunFiles(one).read_info() if one.is_dir() else {} for n, one in paths.items()}
-    apart = {name: frame[frame["run"] == name] for name in paths}  # some may have no records
+    # Of each run its series by name; some runs may have no records.
+    apart = {name: series_by_name(frame[frame["run"] == name]) for name in paths}
     place.parent.mkdir(parents=True, exist_ok=True)
     stem = place.stem if place.suffix == ".html" else place.name
     page, shown, names = put_pictures(place.parent, stem, list(_pictures(frame, stem)))
@@ -119,8 +122,8 @@ def _pictures(frame, stem):
     either = {n: frame["name"].isin([n, f"val_{n}"]) for n in quantities}
     drawn = [n for n in quantities if frame.loc[either[n], "epoch"].nunique() > 1]
     for name in drawn[:_MOST]:
-        file = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-        yield f"{stem}_{file}", _png(frame, name), _reading(frame, name)
+        drawing = png(functools.partial(plots.runs, frame, name))
+        yield f"{stem}_{file_name(name)}", drawing, _reading(frame, name)
 
 
 def _reading(frame, name):
@@ -135,16 +138,6 @@ def _reading(frame, name):
         )
         if part
     )
-
-
-def _png(frame, name):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
-    plots.runs(frame, name, figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _direction(name):
@@ -162,10 +155,10 @@ def _finals(quantities, apart):
     rows = []
     names = [n for q in quantities for n in (q, f"val_{q}")]
     penalized = "data_loss" in quantities
-    ends = [own["epoch"].max() for own in apart.values()]
+    ends = [max((s.index[-1] for s in own.values()), default=0) for own in apart.values()]
     for name in names:
-        series = [numbers_of(own, name) for own in apart.values()]
-        last = [s.iloc[-1] if len(s) else math.nan for s in series]
+        series = [own.get(name) for own in apart.values()]
+        last = [math.nan if s is None else s.iloc[-1] for s in series]
         if sum(map(math.isfinite, last)) == 0:
             continue
         sign = 0 if penalized and name in ("loss", "val_loss") else _direction(name)
@@ -184,7 +177,7 @@ def _finals(quantities, apart):
 
 def _told(series, value, end):
     """A number, with its epoch where it is not that of the run's end."""
-    if not len(series):
+    if series is None:
         return ""
     epoch = series.index[-1]
     return f"{value:.4g}" if epoch == end else f"{value:.4g} (epoch {epoch + 1})"
@@ -192,7 +185,7 @@ def _told(series, value, end):
 
 def _differing(infos):
     """The settings that differ: a row for each, with a text for each run."""
-    flat = [_flat(info) for info in infos.values()]
+    flat = [_texts(info) for info in infos.values()]
     names = dict.fromkeys(name for one in flat for name in one)
     rows = []
     for name in names:
@@ -202,24 +195,20 @@ def _differing(infos):
     return rows
 
 
-def _flat(info, before=""):
+def _texts(info):
+    """The settings of a run as texts, by name."""
     found = {}
-    for key, value in info.items():
-        if not before and key in ("started", "finished", "seconds"):
-            continue
-        name = f"{before}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            found |= _flat(value, f"{name}: ")
-        else:
-            text = f"{value:.6g}" if isinstance(value, float) else str(value)
-            # Keras counts the models of a process: `sequential_3`.
-            found[name] = re.sub(r"_\d+$", "", text) if name == "model" else text
+    for key, value in flat_settings(info).items():
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        # Keras counts the models of a process: `sequential_3`.
+        text = re.sub(r"_\d+$", "", text) if key == "model" else text
+        found[key.replace("_", " ").replace("/", ": ")] = text
     return found
 
 
 def _findings(apart, infos):
     found = []
-    names = {name for own in apart.values() for name in own["name"]}
+    names = {name for own in apart.values() for name in own}
     penalized = "data_loss" in names
     for wanted in ("data_loss" if penalized else "loss", "accuracy"):
         name = f"val_{wanted}" if f"val_{wanted}" in names else wanted
@@ -229,7 +218,7 @@ def _findings(apart, infos):
         found.append(
             "Some of the losses hold penalties: compare data_loss and val_data_loss, which do not."
         )
-    epochs = {run: own["epoch"].nunique() for run, own in apart.items()}
+    epochs = {run: len({e for s in own.values() for e in s.index}) for run, own in apart.items()}
     if len(set(epochs.values())) > 1:
         told = ", ".join(f"{run} {count}" for run, count in epochs.items())
         found.append(f"The runs do not have the same number of epochs: {told}.")
@@ -251,8 +240,8 @@ def _ranking(apart, name):
     """Which run ends best in a quantity, and by how much."""
     sign, last, best = _direction(name), {}, {}
     for run, own in apart.items():
-        series = numbers_of(own, name)
-        if len(series):
+        series = own.get(name)
+        if series is not None:
             last[run] = series.iloc[-1]
             at = (sign * series).idxmax(skipna=True) if series.notna().any() else series.index[0]
             best[run] = series[at], at + 1

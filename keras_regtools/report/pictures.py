@@ -3,7 +3,7 @@
 import functools
 
 from keras_regtools import plots
-from keras_regtools.plots.picture import Picture, declared
+from keras_regtools.plots.picture import Picture, declared, file_name
 
 
 def pictures(records):
@@ -36,9 +36,8 @@ def _is_in(prefix, value):
 
 def _of_others(prefix):
     draw = functools.partial(_draw_quantities, prefix=prefix)
-    file = "".join(c if c.isalnum() or c in "-_" else "_" for c in prefix)
     caption = f"{prefix}, as it was measured."
-    return Picture(f"measured_{file}", draw, (prefix,), lambda records: caption)
+    return Picture(f"measured_{file_name(prefix)}", draw, (prefix,), lambda records: caption)
 
 
 def _draw_quantities(records, ax, prefix):

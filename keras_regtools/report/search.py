@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_regtools import plots
+from keras_regtools.plots.picture import png
 from keras_regtools.records.files import write_whole
 from keras_regtools.report.page import Page, put_pictures, template
 from keras_regtools.search import comparable, findings, importance, is_choice, table
@@ -55,7 +55,7 @@ def write_search(
     place.mkdir(parents=True, exist_ok=True)
     mattered = _importance(kept)
     drawn = [
-        (name, _png(draw), reading)
+        (name, png(draw, 4.2), reading)
         for name, draw, reading in _pictures(kept, mattered, confirmation)
     ]
     page, shown, names = put_pictures(place, "search", drawn)
@@ -155,16 +155,6 @@ def _pictures(kept, mattered, confirmation):
                 f"{objective} and a smaller {other}.",
             )
             break
-
-
-def _png(draw):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
-    draw(figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _rows(trials):

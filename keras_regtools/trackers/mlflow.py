@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_regtools.trackers.settings import flat
+from keras_regtools.records.settings import flat_settings
 
 if TYPE_CHECKING:
     from keras_regtools.records import Record
@@ -60,7 +60,7 @@ class MLflow:
         """Begin a run of MLflow with these settings."""
         self.end()
         number = self._started()
-        for name, value in flat(run).items():
+        for name, value in flat_settings(run).items():
             self._client.log_param(number, _allowed(name), value)
 
     def write(self, rows: Sequence[Record]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_regtools import validation
 from keras_regtools.backend._tensorflow_summaries import EventFile
-from keras_regtools.trackers.settings import flat
+from keras_regtools.records.settings import flat_settings
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +54,7 @@ class TensorBoard:
 
     def begin(self, run: dict[str, Any]) -> None:
         """Say what a run is: its settings become hyperparameters."""
-        self._open().hyperparameters(flat(run))
+        self._open().hyperparameters(flat_settings(run))
 
     def write(self, rows: Sequence[Record]) -> None:
         """Write records."""
