@@ -1,6 +1,7 @@
 """What a trial of a search does, against plain Keras; and what searches do on bad days."""
 
 import math
+import random
 
 import keras
 import keras_tuner
@@ -83,6 +84,15 @@ def test_a_trial_is_what_plain_keras_does_to_the_bit(earlier):
     assert found["val_loss"] == pytest.approx(history["val_loss"][1] - penalty, abs=1e-5)
     for one, other in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_trial_of_a_new_kind_moves_no_generator_of_the_program():
+    hypermodel = RegularizationHyperModel(compiled, **FAST)
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    before = random.getstate(), repr(np.random.get_state())
+    hypermodel.fit(hp, model, *TRAINING, validation_data=VALIDATION, epochs=1, verbose=0)
+    assert (random.getstate(), repr(np.random.get_state())) == before
 
 
 def test_a_later_trial_leaves_the_model_of_an_earlier_one_alone():
